@@ -1,0 +1,88 @@
+// model.h: the one interface of a model. train_findap.c (CPU, fp32, the reference) and train_findap.cu (GPU) both
+// define every function below; training, preference alignment, generation and evaluation are written once against it:
+//
+//     #define FINDAP_LIBRARY              // the model, without its main()
+//     #ifdef __CUDACC__
+//     #include "train_findap.cu"
+//     #else
+//     #include "train_findap.c"
+//     #endif
+//
+// One step of training, with the loss's definition outside the model:
+//
+//     model_zero_grad(m)
+//     for each micro-batch:   model_forward(m, batch)             tokens -> last hidden states
+//                             model_head(m, batch, coef, logp)    hidden -> log-probs of the targets, and, with
+//                                                                 coef[i] = dL/dlogp[i], the gradient of the LM head
+//                             model_backward(m, batch)            the rest of the gradient, added to what is there
+//     model_update(m, ...)    gradient norm, clipping, AdamW; skipped whole when anything is not finite
+//
+// For cross-entropy coef is known beforehand (-weight / number of trained targets of the whole step). A preference loss
+// calls model_head twice: first with coef = NULL for the log-probs, then with the derivative of its own loss.
+#ifndef FINDAP_MODEL_H
+#define FINDAP_MODEL_H
+#include "config.h"   // defines: Config
+
+// One packed micro-batch: B rows of T tokens, row-major. A document starts where position is 0; attention never leaves it.
+typedef struct {
+    int64_t B, T;
+    int32_t *tokens;     // (B,T)
+    int32_t *positions;  // (B,T) restart at 0 with every document
+    int32_t *targets;    // (B,T) the token to be predicted at this place: tokens[t+1], or -1 where no target is in the document
+    float *weights;      // (B,T) loss weight of that target; 0: not trained
+} Batch;
+
+// One row of the table of tensors; it drives initialisation, loading, saving, AdamW, checkpoints, the gradient norm, tests.
+typedef struct {
+    const char *name;    // ours: "q", "gate", ...
+    const char *hf_name; // "model.layers.%d.self_attn.q_proj.weight"; %d when per_layer
+    int64_t rows, cols;  // rows = 0: a vector of length cols
+    bool per_layer;
+    bool decayed;        // AdamW's weight decay applies (matrices yes, norms and biases no)
+    int64_t offset;      // in numbers, of layer 0 in the arena; layer l lies l * layer_stride further
+    int64_t layer_stride;
+} Tensor;
+
+typedef enum { KIND_PARAM, KIND_GRAD, KIND_MOMENT1, KIND_MOMENT2 } TensorKind;
+
+typedef struct {
+    double lr, beta1, beta2, eps, weight_decay;
+    double grad_clip;    // the gradient is scaled so that its norm is at most this; 0: no clipping
+    int64_t t;           // 1 for the first update since the moments were zero (bias correction)
+} AdamW;
+
+typedef struct {
+    double loss;         // sum of -coef-weighted log-probs since model_zero_grad: the loss when coef = -w/N
+    double grad_norm;    // before clipping
+    bool skipped;        // loss or gradient was not finite: parameters and moments are unchanged
+} StepResult;
+
+typedef struct Model Model;
+
+// Room for micro-batches of up to B rows of T tokens. `training` false: no gradients, no moments.
+Model *model_create(const Config *config, int64_t B, int64_t T, bool training);
+void model_free(Model *m);
+const Config *model_config(const Model *m);
+int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training);   // what model_create would take
+
+int model_num_tensors(const Model *m);
+const Tensor *model_tensor(const Model *m, int i);
+// copies one tensor (of layer `layer` when per-layer, else 0) from or to the model as fp32, row-major, all of it
+void model_get(const Model *m, TensorKind kind, int i, int layer, float *out);
+void model_put(Model *m, TensorKind kind, int i, int layer, const float *in);
+
+void model_init_random(Model *m, uint64_t seed);   // Hugging Face's initialisation: N(0, initializer_range), norms 1, biases 0
+void model_zero_grad(Model *m);
+void model_zero_moments(Model *m);
+
+void model_forward(Model *m, const Batch *b);
+// logp (B,T): log p(target) where weight != 0 and target >= 0, else 0. coef (B,T) or NULL (no gradient).
+void model_head(Model *m, const Batch *b, const float *coef, float *logp);
+void model_backward(Model *m, const Batch *b);
+// logits (n,V) of the places `index` (n values of b*T+t) of the last model_forward
+void model_logits(Model *m, const int64_t *index, int64_t n, float *logits);
+
+void model_update(Model *m, const AdamW *opt);
+StepResult model_result(Model *m);                 // of the last model_update (or, without one, of the heads so far); waits for it
+
+#endif
