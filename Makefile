@@ -1,0 +1,133 @@
+# Makefile: finds what this machine has, says so, builds what it can and names what it skips.
+#
+#   make            all programs that can be built here
+#   make demo       the main job, end to end, on the CPU with data the project makes itself (about two minutes)
+#   make test       every test, no GPU and no Python needed
+#   make help       all targets
+#
+# Settings: ARCH=native|x86-64-v3 (which processors the programs run on), SANITIZE=1 (AddressSanitizer and UBSan),
+#           CUDA_HOME=DIR, NO_STATIC=1 (link jansson and utf8proc as shared libraries).
+
+SHELL := /bin/bash
+CC ?= cc
+ARCH ?= native
+BUILD := build$(if $(SANITIZE),/sanitize)
+
+# ---- what is here (':=' with $(shell ...): run once, and visible when it fails)
+HASH      := \#
+UNAME_M   := $(shell uname -m)
+CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
+NVCC      := $(shell command -v nvcc 2>/dev/null || ls $(CUDA_HOME)/bin/nvcc 2>/dev/null)
+NVCC_VER  := $(if $(NVCC),$(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))
+HAS_NCCL  := $(shell ls /usr/include/nccl.h $(CUDA_HOME)/include/nccl.h 2>/dev/null | head -n 1)
+HAS_CUDNN := $(shell ls /usr/include/cudnn.h /usr/include/x86_64-linux-gnu/cudnn.h $(CUDA_HOME)/include/cudnn.h 2>/dev/null | head -n 1)
+MPICC     := $(shell command -v mpicc 2>/dev/null)
+HAS_OMP   := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo yes)
+has_header = $(shell printf '$(HASH)include <%s>\nint main(void){return 0;}' '$(1)' | $(CC) -fsyntax-only -x c - 2>/dev/null && echo yes)
+HAS_JANSSON  := $(call has_header,jansson.h)
+HAS_UTF8PROC := $(call has_header,utf8proc.h)
+HAS_XXHASH   := $(call has_header,xxhash.h)
+HAS_CMOCKA   := $(shell printf '$(HASH)include <stdarg.h>\n$(HASH)include <stddef.h>\n$(HASH)include <setjmp.h>\n$(HASH)include <stdint.h>\n$(HASH)include <cmocka.h>\nint main(void){return 0;}' | $(CC) -fsyntax-only -x c - 2>/dev/null && echo yes)
+COMMIT    := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+
+# ---- flags
+# -ffp-contract=fast: a*b+c is one fused instruction (ISO C mode turns that off); -fno-math-errno, -fno-trapping-math:
+# the compiler may vectorise sqrtf and selections. None of them reorders a sum: results stay repeatable.
+CFLAGS_BASE := -std=c11 -Wall -Wextra -Wshadow -I. -DFINDAP_COMMIT='"$(COMMIT)"' $(if $(HAS_OMP),-fopenmp)
+ifdef SANITIZE
+CFLAGS ?= -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+export ASAN_OPTIONS := detect_leaks=1:allocator_may_return_null=1
+else
+CFLAGS ?= -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fast -g
+endif
+# static where the archives exist, so that a program also runs on machines without these packages
+static_lib = $(if $(NO_STATIC)$(SANITIZE),-l$(1),$(shell f=$$($(CC) -print-file-name=lib$(1).a); [ -f "$$f" ] && echo "$$f" || echo -l$(1)))
+LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
+
+HEADERS  := $(wildcard findap/*.h)
+CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu
+# every program that has a CUDA twin: x.cu -> x
+CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu))
+TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
+FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
+
+.PHONY: all detect demo test test-sanitize sanitized-tests cuda fuzz bench deps help clean
+.DEFAULT_GOAL := all
+
+detect:
+	@echo "compiler  $(CC) $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null), $(UNAME_M), -march=$(ARCH); commit $(COMMIT)"
+	@echo "OpenMP    $(if $(HAS_OMP),found,not found: programs run on one thread)"
+	@echo "jansson   $(if $(HAS_JANSSON),found,MISSING)   utf8proc $(if $(HAS_UTF8PROC),found,MISSING)   xxHash $(if $(HAS_XXHASH),found,MISSING)   cmocka $(if $(HAS_CMOCKA),found,not found: needed by make test only)"
+	@echo "nvcc      $(if $(NVCC),$(NVCC) $(NVCC_VER),not found: CUDA programs are skipped)"
+	@echo "NCCL      $(if $(HAS_NCCL),$(HAS_NCCL),not found)   cuDNN $(if $(HAS_CUDNN),$(HAS_CUDNN),not found)   MPI $(if $(MPICC),$(MPICC),not found)"
+
+$(BUILD):
+	@mkdir -p $@
+
+# each program is one translation unit; a link in the root makes ./train_findap_cpu work as the README writes it
+define program
+	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
+	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
+endef
+$(BUILD)/prepare: data/prepare.c $(HEADERS) Makefile | $(BUILD)
+	$(program)
+$(BUILD)/make_demo: data/make_demo.c $(HEADERS) Makefile | $(BUILD)
+	$(program)
+$(BUILD)/ask_cpu: data/ask.c train_findap.c $(HEADERS) Makefile | $(BUILD)
+	$(program)
+$(BUILD)/train_findap_cpu: train_findap.c $(HEADERS) Makefile | $(BUILD)
+	$(program)
+$(BUILD)/test_%: test/test_%.c $(wildcard data/*.c) train_findap.c $(HEADERS) Makefile | $(BUILD)
+	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
+$(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
+	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
+build/fuzz/%: test/fuzz/%.c $(wildcard data/*.c) $(HEADERS)
+	@mkdir -p build/fuzz
+	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. $< -o $@ -ljansson -lutf8proc -lm
+
+# ---- targets people call
+# On a fresh machine the first thing is to install what is missing; then make starts again and finds it.
+ifeq ($(and $(HAS_JANSSON),$(HAS_UTF8PROC),$(HAS_XXHASH),$(HAS_CMOCKA)),)
+ifdef DEPS_DONE
+$(error packages are still missing after scripts/deps.sh ---> install the development files of jansson, utf8proc, xxHash and cmocka)
+endif
+all demo test test-sanitize bench:
+	@bash scripts/deps.sh
+	@$(MAKE) --no-print-directory $@ DEPS_DONE=1
+else
+all: detect $(addprefix $(BUILD)/,$(CPU_PROGRAMS)) $(if $(NVCC),$(if $(CUDA_PROGRAMS),cuda))
+demo: all
+	@bash scripts/demo.sh
+test: all $(TESTS)
+	@bash scripts/test.sh $(BUILD) $(TESTS)
+test-sanitize:
+	@$(MAKE) --no-print-directory SANITIZE=1 sanitized-tests
+sanitized-tests: $(TESTS)
+	@bash scripts/test.sh $(BUILD) $(TESTS)
+bench: $(BUILD)/matmul_bench
+	$(BUILD)/matmul_bench
+endif
+deps:
+	@bash scripts/deps.sh
+
+cuda: $(addprefix build/,$(CUDA_PROGRAMS))
+	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
+	@$(if $(CUDA_PROGRAMS),,echo "CUDA: this tree has no .cu program yet, nothing to compile")
+
+fuzz: $(FUZZERS)
+	@echo "run e.g.: build/fuzz/fuzz_safetensors -max_total_time=180"
+
+help:
+	@echo "make                 build every program this machine can build (in build/, with links here)"
+	@echo "make demo            generate data, prepare, train, ask, on the CPU: about two minutes"
+	@echo "make test            all tests (no GPU, no Python)"
+	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
+	@echo "make cuda            compile every CUDA program"
+	@echo "make fuzz            libFuzzer targets in build/fuzz (needs clang)"
+	@echo "make bench           matmul speed against this processor's peak"
+	@echo "make deps            install missing packages (apt)"
+	@echo "make clean           remove build/ and the links"
+
+clean:
+	rm -rf build
+	rm -f $(CPU_PROGRAMS) $(CUDA_PROGRAMS)

@@ -1,0 +1,796 @@
+// train_findap.c: the reference. The whole of a Llama / Qwen2.5 transformer - forward, backward, AdamW - in plain C,
+// fp32, to be read from top to bottom; train_findap.cu holds the same functions, under the same names, for the GPU.
+//
+// It is also a working trainer for small models and for machines without a GPU: `train_findap_cpu --help`.
+//
+// How to read it. Every operation is a pair, x_forward and x_backward, over plain float arrays whose shapes stand in the
+// comments. A backward function is given the gradient of its output and adds to (+=) or sets (=) the gradients of its
+// inputs, as its comment says; gradients of weights are always added, so that micro-batches accumulate. Then the model:
+// tables of tensors and activations, forward, head, backward, update. One-letter dimensions, everywhere in the house:
+//
+//     B   rows in a micro-batch            C   hidden size, the width of the residual stream
+//     T   tokens in a row                  L   layers
+//     N   B*T, all places in the batch     NH  query heads;  NKV  key/value heads (NH is a multiple of NKV)
+//     V   vocabulary                       HD  numbers in a head
+//     F   width of the feed-forward        W   (NH + 2*NKV) * HD, the width of q, k and v side by side
+//
+// Two rules run through the file:
+// - Documents. A row holds several documents; position 0 begins a new one. Attention is causal inside a document and
+//   never leaves it, so a packed row gives what its documents give alone.
+// - Determinism. Every sum has one order, whatever the number of threads: threads share out outputs, never summands.
+//   The same command gives the same bits twice.
+
+#include "findap/common.h"     // defines: Error, fail, die, xmalloc, xcalloc, random_normal, CHECK, FN
+#include "findap/config.h"     // defines: Config, config_rope_inv_freq
+#include "findap/model.h"      // defines: Model (declared), Batch, Tensor, TensorKind, AdamW, StepResult
+#ifdef _OPENMP
+#include <omp.h>               // defines: omp_get_max_threads (through train.h's banner)
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+// matrix multiplication
+//
+// All but a few per cent of the time is spent here, so this one operation is blocked for the caches and the registers:
+//   C tile of TILE_M x TILE_N     one thread's piece of work, the same sums in the same order whoever does it
+//   TILE_K values of k at a time  both operands of the tile are copied ("packed") into a small buffer that stays in L2,
+//                                 in the very order in which the innermost loop reads them
+//   MR x NR numbers of C          are held in registers while k runs; each step of k does MR*NR multiply-adds on MR+NR loads
+// VL is the number of floats in a vector register; MR and NR are chosen so that accumulators and operands just fit the
+// register file (32 registers with AVX-512, 16 with AVX2). Packing pads with zeros, so ragged edges need no other kernel.
+
+#if defined(__AVX512F__)
+enum { VL = 16, MR = 12 };
+#elif defined(__AVX__)
+enum { VL = 8, MR = 6 };
+#else
+enum { VL = 4, MR = 6 };
+#endif
+enum { NR = 2 * VL, TILE_M = 8 * MR, TILE_N = 8 * NR, TILE_K = 256 };
+
+typedef float vec __attribute__((vector_size(VL * sizeof(float))));
+typedef float vec_unaligned __attribute__((vector_size(VL * sizeof(float)), aligned(4)));
+
+// c (MR, NR) = [c +] a (K, MR)^T b (K, NR), a and b packed; ldc: row stride of c
+static inline void micro_kernel(int64_t K, const float *a, const float *b, float *c, int64_t ldc, bool add) {
+    vec sum[MR][2] = {{{0}}};
+    for (int64_t k = 0; k < K; k++) {
+        vec b0 = *(const vec *)(b + k * NR), b1 = *(const vec *)(b + k * NR + VL);
+        #pragma GCC unroll 12
+        for (int i = 0; i < MR; i++) {
+            float ai = a[k * MR + i];
+            sum[i][0] += ai * b0;
+            sum[i][1] += ai * b1;
+        }
+    }
+    #pragma GCC unroll 12
+    for (int i = 0; i < MR; i++) {
+        vec_unaligned *row = (vec_unaligned *)(c + i * ldc);
+        row[0] = add ? row[0] + sum[i][0] : sum[i][0];
+        row[1] = add ? row[1] + sum[i][1] : sum[i][1];
+    }
+}
+
+// copies x(i, k), i < n, k < K, into panels of `width` values of i, k-major inside a panel, zeros beyond n
+static void pack(float *out, const float *x, int64_t stride_i, int64_t stride_k, int64_t n, int64_t K, int width) {
+    for (int64_t panel = 0; panel < n; panel += width, out += K * width) {
+        int64_t m = n - panel < width ? n - panel : width;
+        const float *p = x + panel * stride_i;
+        if (stride_i == 1 && m == width) {
+            for (int64_t k = 0; k < K; k++) memcpy(out + k * width, p + k * stride_k, (size_t)width * sizeof(float));
+            continue;
+        }
+        for (int64_t i = 0; i < width; i++)
+            for (int64_t k = 0; k < K; k++) out[k * width + i] = i < m ? p[i * stride_i + k * stride_k] : 0.0f;
+    }
+}
+
+// c(i, j) = [c(i, j) +] sum over k of a(i, k) b(k, j), i < M, j < N, k < K.
+// Element (i, k) of a lies at a[i*a_i + k*a_k], (k, j) of b at b[k*b_k + j*b_j]: a transposed operand costs only its packing.
+static void gemm(int64_t M, int64_t N, int64_t K, const float *a, int64_t a_i, int64_t a_k, const float *b, int64_t b_k, int64_t b_j,
+                 float *c, int64_t ldc, bool add) {
+    int64_t tiles_m = (M + TILE_M - 1) / TILE_M, tiles_n = (N + TILE_N - 1) / TILE_N;
+    #pragma omp parallel
+    {
+        float pa[TILE_M * TILE_K] __attribute__((aligned(64))), pb[TILE_N * TILE_K] __attribute__((aligned(64)));
+        #pragma omp for collapse(2) schedule(dynamic)
+        for (int64_t tn = 0; tn < tiles_n; tn++) {
+            for (int64_t tm = 0; tm < tiles_m; tm++) {
+                int64_t i0 = tm * TILE_M, j0 = tn * TILE_N;
+                int64_t m = M - i0 < TILE_M ? M - i0 : TILE_M, n = N - j0 < TILE_N ? N - j0 : TILE_N;
+                for (int64_t k0 = 0; k0 < K; k0 += TILE_K) {
+                    int64_t kk = K - k0 < TILE_K ? K - k0 : TILE_K;
+                    bool add_here = add || k0 > 0;
+                    pack(pa, a + i0 * a_i + k0 * a_k, a_i, a_k, m, kk, MR);
+                    pack(pb, b + k0 * b_k + j0 * b_j, b_j, b_k, n, kk, NR);
+                    for (int64_t j = 0; j < n; j += NR) {
+                        for (int64_t i = 0; i < m; i += MR) {
+                            float *to = c + (i0 + i) * ldc + j0 + j;
+                            if (i + MR <= m && j + NR <= n) { micro_kernel(kk, pa + i * kk, pb + j * kk, to, ldc, add_here); continue; }
+                            float edge[MR * NR];   // a ragged corner: through a buffer, only what exists is copied
+                            micro_kernel(kk, pa + i * kk, pb + j * kk, edge, NR, false);
+                            for (int64_t y = 0; y < MR && i + y < m; y++)
+                                for (int64_t x = 0; x < NR && j + x < n; x++)
+                                    to[y * ldc + x] = add_here ? to[y * ldc + x] + edge[y * NR + x] : edge[y * NR + x];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// y (N, O) = x (N, K) w^T + bias; w (O, K) as in Hugging Face's nn.Linear; bias (O) or NULL
+static void matmul_forward(float *y, const float *x, const float *w, const float *bias, int64_t N, int64_t K, int64_t O) {
+    gemm(N, O, K, x, K, 1, w, 1, K, y, O, false);
+    if (!bias) return;
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t o = 0; o < O; o++) y[n * O + o] += bias[o];
+}
+
+// dx (N, K) = dy (N, O) w   [dx NULL: not wanted];   dw (O, K) += dy^T x;   dbias (O) += sum over n of dy   [NULL: no bias]
+static void matmul_backward(float *dx, float *dw, float *dbias, const float *dy, const float *x, const float *w, int64_t N, int64_t K, int64_t O) {
+    if (dx) gemm(N, K, O, dy, O, 1, w, K, 1, dx, K, false);
+    gemm(O, K, N, dy, 1, O, x, K, 1, dw, K, true);
+    if (!dbias) return;
+    #pragma omp parallel for schedule(static, 64)
+    for (int64_t o = 0; o < O; o++) {
+        float sum = 0;
+        for (int64_t n = 0; n < N; n++) sum += dy[n * O + o];
+        dbias[o] += sum;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// exp for loops that are to be vectorised (a call of expf is not): x = n ln 2 + r, exp x = 2^n exp r, a polynomial for
+// |r| <= ln(2)/2. Within 2 units in the last place of expf for -87 <= x <= 88, clamped beyond; NaN stays NaN.
+static inline float fast_exp(float x) {
+    union { float f; uint32_t u; } shift, power;
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    shift.f = x * 1.44269504f + 12582912.0f;              // 1.5 * 2^23: rounds to an integer and leaves it in the low bits
+    float n = shift.f - 12582912.0f;
+    float r = x - n * 0.693359375f - n * -2.12194440e-4f; // ln 2 in two parts, so that n * high is exact
+    float p = 1.98756915e-4f;                             // the minimax polynomial of Cephes' expf
+    p = p * r + 1.39819995e-3f; p = p * r + 8.33345191e-3f; p = p * r + 4.16657959e-2f; p = p * r + 1.66666655e-1f; p = p * r + 5.00000012e-1f;
+    p = 1.0f + r + r * r * p;
+    power.u = (shift.u + 127u) << 23;                     // 2^n
+    return p * power.f;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// token embedding
+
+// x (N, C) = rows of table (V, C)
+static void embedding_forward(float *x, const float *table, const int32_t *tokens, int64_t N, int64_t C) {
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) memcpy(x + n * C, table + tokens[n] * C, (size_t)C * sizeof(float));
+}
+
+// dtable (V, C) += dx (N, C), row by token. Threads share out channels, not tokens: a token may come twice.
+static void embedding_backward(float *dtable, const float *dx, const int32_t *tokens, int64_t N, int64_t C) {
+    #pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < (C + 15) / 16; block++)
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t c = block * 16; c < C && c < block * 16 + 16; c++) dtable[tokens[n] * C + c] += dx[n * C + c];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// RMSNorm (Zhang & Sennrich 2019), in Hugging Face's order: the normalised value first, then the weight
+
+// y (N, C) = weight * x * rstd, rstd (N) = 1 / sqrt(mean of x^2 + eps); rstd is kept for the backward pass
+static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *weight, int64_t N, int64_t C, float eps) {
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *xn = x + n * C;
+        float sum = 0;
+        #pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < C; c++) sum += xn[c] * xn[c];
+        float r = 1.0f / sqrtf(sum / (float)C + eps);
+        rstd[n] = r;
+        for (int64_t c = 0; c < C; c++) y[n * C + c] = weight[c] * (xn[c] * r);
+    }
+}
+
+// dx (N, C) += gradient through the norm (the residual path already put its share there);  dweight (C) +=
+// with h = weight * dy:  dx = rstd * h - x * rstd^3 * mean(h * x)
+static void rmsnorm_backward(float *dx, float *dweight, const float *dy, const float *x, const float *rstd, const float *weight, int64_t N, int64_t C) {
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *xn = x + n * C, *dyn = dy + n * C;
+        float dot = 0, r = rstd[n];
+        #pragma omp simd reduction(+ : dot)
+        for (int64_t c = 0; c < C; c++) dot += weight[c] * dyn[c] * xn[c];
+        float k = dot * r * r * r / (float)C;
+        for (int64_t c = 0; c < C; c++) dx[n * C + c] += r * weight[c] * dyn[c] - k * xn[c];
+    }
+    #pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < (C + 15) / 16; block++)
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t c = block * 16; c < C && c < block * 16 + 16; c++) dweight[c] += dy[n * C + c] * (x[n * C + c] * rstd[n]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rotary position embedding (Su et al. 2021) in Hugging Face's half-split form: numbers j and j + HD/2 of a head are a
+// pair that is turned by position * inv_freq[j]. In place on the q and k parts of qkv (N, W). The backward pass is the
+// rotation by the opposite angle (sign -1), since a rotation's transpose is its inverse.
+// table (positions, HD/2, 2): cosine and sine, fp32
+
+static void rope(float *qkv, const float *table, const int32_t *positions, float sign, int64_t N, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t W = (NH + 2 * NKV) * HD, half = HD / 2;
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *cs = table + positions[n] * HD;
+        for (int64_t h = 0; h < NH + NKV; h++) {   // the query heads, then the key heads behind them; v is not turned
+            float *x = qkv + n * W + h * HD;
+            for (int64_t j = 0; j < half; j++) {
+                float co = cs[2 * j], si = sign * cs[2 * j + 1], a = x[j], b = x[j + half];
+                x[j] = a * co - b * si;
+                x[j + half] = b * co + a * si;
+            }
+        }
+    }
+}
+static void rope_forward(float *qkv, const float *table, const int32_t *positions, int64_t N, int64_t NH, int64_t NKV, int64_t HD) {
+    rope(qkv, table, positions, 1.0f, N, NH, NKV, HD);
+}
+static void rope_backward(float *dqkv, const float *table, const int32_t *positions, int64_t N, int64_t NH, int64_t NKV, int64_t HD) {
+    rope(dqkv, table, positions, -1.0f, N, NH, NKV, HD);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// attention: causal, inside documents, grouped queries (query head h reads key/value head h / (NH/NKV))
+//
+// Documents and key/value heads are independent of each other, so one (document, key/value head) is one thread's work:
+// everything that is summed into dk and dv then happens in one thread, in one order. Nothing of size T x T is stored: the
+// forward pass keeps the log of each softmax's denominator (lse), from which the backward pass recomputes probabilities.
+
+typedef struct { int64_t begin, end; } Span;   // places [begin, end) of the batch: one document
+
+static inline float dot_product(const float *a, const float *b, int64_t n) {
+    float sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+static inline void add_scaled(float *y, const float *x, float s, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] += s * x[i];
+}
+
+// out (N, NH*HD), lse (N, NH) from qkv (N, W); `scores` is scratch: T floats for each thread
+static void attention_forward(float *out, float *lse, float *scores, const float *qkv, const Span *documents, int64_t num_documents,
+                              int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t W = (NH + 2 * NKV) * HD, group = NH / NKV;
+    float scale = 1.0f / sqrtf((float)HD);
+    #pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int64_t d = 0; d < num_documents; d++) {
+        for (int64_t g = 0; g < NKV; g++) {
+            Span doc = documents[d];
+            const float *k = qkv + (NH + g) * HD, *v = qkv + (NH + NKV + g) * HD;
+            float *p = scores;
+            #ifdef _OPENMP
+            p += omp_get_thread_num() * T;
+            #endif
+            for (int64_t h = g * group; h < (g + 1) * group; h++) {
+                for (int64_t t = doc.begin; t < doc.end; t++) {
+                    const float *q = qkv + t * W + h * HD;
+                    int64_t n = t - doc.begin + 1;   // keys that t sees: from its document's first token to itself
+                    float maximum = -INFINITY, sum = 0;
+                    for (int64_t s = 0; s < n; s++) {
+                        p[s] = scale * dot_product(q, k + (doc.begin + s) * W, HD);
+                        maximum = p[s] > maximum ? p[s] : maximum;
+                    }
+                    #pragma omp simd reduction(+ : sum)
+                    for (int64_t s = 0; s < n; s++) { p[s] = fast_exp(p[s] - maximum); sum += p[s]; }
+                    float *o = out + t * NH * HD + h * HD;
+                    memset(o, 0, (size_t)HD * sizeof(float));
+                    for (int64_t s = 0; s < n; s++) add_scaled(o, v + (doc.begin + s) * W, p[s] / sum, HD);
+                    lse[t * NH + h] = maximum + logf(sum);
+                }
+            }
+        }
+    }
+}
+
+// dqkv (N, W) = gradient of q, k and v, from dout (N, NH*HD). With p = softmax(scores), D = dout . out:
+//   dv_s += p_s dout;   dscore_s = p_s (dout . v_s - D);   dq += scale dscore_s k_s;   dk_s += scale dscore_s q
+static void attention_backward(float *dqkv, float *scores, const float *dout, const float *out, const float *lse, const float *qkv,
+                               const Span *documents, int64_t num_documents, int64_t N, int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t W = (NH + 2 * NKV) * HD, group = NH / NKV;
+    float scale = 1.0f / sqrtf((float)HD);
+    memset(dqkv, 0, (size_t)(N * W) * sizeof(float));
+    #pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int64_t d = 0; d < num_documents; d++) {
+        for (int64_t g = 0; g < NKV; g++) {
+            Span doc = documents[d];
+            const float *k = qkv + (NH + g) * HD, *v = qkv + (NH + NKV + g) * HD;
+            float *dk = dqkv + (NH + g) * HD, *dv = dqkv + (NH + NKV + g) * HD;
+            float *p = scores;
+            #ifdef _OPENMP
+            p += omp_get_thread_num() * T;
+            #endif
+            for (int64_t h = g * group; h < (g + 1) * group; h++) {
+                for (int64_t t = doc.begin; t < doc.end; t++) {
+                    const float *q = qkv + t * W + h * HD, *dO = dout + t * NH * HD + h * HD;
+                    float *dq = dqkv + t * W + h * HD;
+                    float D = dot_product(dO, out + t * NH * HD + h * HD, HD), l = lse[t * NH + h];
+                    int64_t n = t - doc.begin + 1;
+                    for (int64_t s = 0; s < n; s++) p[s] = scale * dot_product(q, k + (doc.begin + s) * W, HD) - l;
+                    #pragma omp simd
+                    for (int64_t s = 0; s < n; s++) p[s] = fast_exp(p[s]);
+                    for (int64_t s = 0; s < n; s++) {
+                        int64_t at = (doc.begin + s) * W;
+                        float ds = scale * p[s] * (dot_product(dO, v + at, HD) - D);
+                        add_scaled(dv + at, dO, p[s], HD);
+                        add_scaled(dq, k + at, ds, HD);
+                        add_scaled(dk + at, q, ds, HD);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// SwiGLU (Shazeer 2020): silu(gate) * up, gate and up side by side as one matmul leaves them
+
+// y (N, F) from gate_up (N, 2F)
+static void swiglu_forward(float *y, const float *gate_up, int64_t N, int64_t F) {
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *gate = gate_up + n * 2 * F, *up = gate + F;
+        #pragma omp simd
+        for (int64_t f = 0; f < F; f++) y[n * F + f] = gate[f] / (1.0f + fast_exp(-gate[f])) * up[f];
+    }
+}
+
+// dgate_up (N, 2F) = from dy (N, F);  silu'(g) = s (1 + g (1 - s)), s = sigmoid(g)
+static void swiglu_backward(float *dgate_up, const float *dy, const float *gate_up, int64_t N, int64_t F) {
+    #pragma omp parallel for
+    for (int64_t n = 0; n < N; n++) {
+        const float *gate = gate_up + n * 2 * F, *up = gate + F, *d = dy + n * F;
+        float *dgate = dgate_up + n * 2 * F, *dup = dgate + F;
+        #pragma omp simd
+        for (int64_t f = 0; f < F; f++) {
+            float s = 1.0f / (1.0f + fast_exp(-gate[f]));
+            dgate[f] = d[f] * up[f] * s * (1.0f + gate[f] * (1.0f - s));
+            dup[f] = d[f] * gate[f] * s;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// residual connection
+
+static void residual_forward(float *y, const float *x, const float *branch, int64_t n) {   // y = x + branch
+    #pragma omp parallel for
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] + branch[i];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// cross-entropy: log-probabilities of the targets and the gradient of the logits, in place
+
+// logp (n) = log softmax(logits)[target]. With coef (n) = dL/dlogp, logits (n, V) become dL/dlogits = coef (onehot - softmax).
+static void cross_entropy(float *logp, float *logits, const int32_t *targets, const float *coef, int64_t n, int64_t V) {
+    #pragma omp parallel for
+    for (int64_t i = 0; i < n; i++) {
+        float *x = logits + i * V;
+        float maximum = -INFINITY, sum = 0;
+        #pragma omp simd reduction(max : maximum)
+        for (int64_t v = 0; v < V; v++) maximum = x[v] > maximum ? x[v] : maximum;
+        float at_target = x[targets[i]];
+        if (!coef) {
+            #pragma omp simd reduction(+ : sum)
+            for (int64_t v = 0; v < V; v++) sum += fast_exp(x[v] - maximum);
+        } else {
+            #pragma omp simd reduction(+ : sum)
+            for (int64_t v = 0; v < V; v++) { x[v] = fast_exp(x[v] - maximum); sum += x[v]; }
+            float k = -coef[i] / sum;
+            #pragma omp simd
+            for (int64_t v = 0; v < V; v++) x[v] *= k;
+            x[targets[i]] += coef[i];
+        }
+        logp[i] = at_target - maximum - logf(sum);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the optimizer
+
+// sum of squares in double, in blocks whose sums are added in order: the same bits for any number of threads
+static double sum_of_squares(const float *x, int64_t n) {
+    enum { BLOCK = 1 << 16 };
+    int64_t blocks = (n + BLOCK - 1) / BLOCK;
+    double *partial = (double *)xmalloc(blocks * (int64_t)sizeof(double)), total = 0;
+    #pragma omp parallel for
+    for (int64_t b = 0; b < blocks; b++) {
+        double sum = 0;
+        int64_t end = (b + 1) * BLOCK < n ? (b + 1) * BLOCK : n;
+        #pragma omp simd reduction(+ : sum)
+        for (int64_t i = b * BLOCK; i < end; i++) sum += (double)x[i] * (double)x[i];
+        partial[b] = sum;
+    }
+    for (int64_t b = 0; b < blocks; b++) total += partial[b];
+    free(partial);
+    return total;
+}
+
+// AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it; g is multiplied by grad_scale (clipping) first
+static void adamw(float *p, float *m, float *v, const float *g, int64_t n, const AdamW *o, bool decayed, float grad_scale) {
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, eps = (float)o->eps;
+    float step = (float)(o->lr / (1.0 - pow(o->beta1, (double)o->t)));
+    float correction = (float)sqrt(1.0 - pow(o->beta2, (double)o->t));
+    float keep = decayed ? (float)(1.0 - o->lr * o->weight_decay) : 1.0f;
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; i++) {
+        float gi = g[i] * grad_scale;
+        m[i] = b1 * m[i] + (1.0f - b1) * gi;
+        v[i] = b2 * v[i] + (1.0f - b2) * gi * gi;
+        p[i] = p[i] * keep - step * m[i] / (sqrtf(v[i]) / correction + eps);
+    }
+}
+
+// =====================================================================================================================
+// the model
+
+// The tensors. Order matters: what stands side by side here stands side by side in memory, so that q, k, v (and their
+// biases) are one matmul, and gate and up another. Per-layer tensors follow each other layer by layer.
+enum { MAX_TENSORS = 16 };
+
+// one layer's activations: what the backward pass needs
+typedef struct {
+    float *x;        // (N, C)    the residual stream that enters
+    float *norm1;    // (N, C)
+    float *rstd1;    // (N)
+    float *qkv;      // (N, W)    after bias and rotation
+    float *att;      // (N, NH*HD)
+    float *lse;      // (N, NH)
+    float *x2;       // (N, C)    the residual stream after attention
+    float *norm2;    // (N, C)
+    float *rstd2;    // (N)
+    float *gate_up;  // (N, 2F)
+    float *act;      // (N, F)
+} Layer;
+
+enum { HEAD_ROWS = 192 };   // targets whose logits exist at a time: (HEAD_ROWS, V), never (N, V)
+
+struct Model {
+    Config config;
+    int64_t B, T;            // the largest micro-batch there is room for
+    bool training;
+    Tensor tensors[MAX_TENSORS];
+    int num_tensors;
+    int64_t num_parameters;
+    float *params, *grads, *moment1, *moment2;   // (num_parameters) each, laid out by the table
+    float *rope_table;       // (T, HD/2, 2)
+    Layer *layers;           // (L)
+    float *x;                // (N, C)   what leaves the last layer
+    float *hidden;           // (N, C)   after the last norm: what the LM head sees
+    float *rstd;             // (N)
+    float *branch;           // (N, C)   scratch: what a block adds to the stream
+    float *scores;           // (threads, T)
+    float *head_hidden;      // (HEAD_ROWS, C)
+    float *logits;           // (HEAD_ROWS, V)
+    float *dhidden;          // (N, C)   gradients, shared by all layers
+    float *dx, *dnorm;       // (N, C)
+    float *dqkv;             // (N, W)
+    float *datt;             // (N, NH*HD)
+    float *dgate_up;         // (N, 2F)
+    float *dact;             // (N, F)
+    float *dhead_hidden;     // (HEAD_ROWS, C)
+    float *arena;            // all activations lie in here
+    Span *documents;         // documents of the last batch
+    int64_t num_documents;
+    double loss;
+    StepResult result;
+};
+
+static void define_tensor(Model *m, const char *name, const char *hf_name, int64_t rows, int64_t cols, bool per_layer) {
+    CHECK(m->num_tensors < MAX_TENSORS);
+    Tensor *t = &m->tensors[m->num_tensors++];
+    t->name = name; t->hf_name = hf_name; t->rows = rows; t->cols = cols; t->per_layer = per_layer;
+    t->decayed = rows > 0;
+    t->offset = m->num_parameters;
+    m->num_parameters += (rows ? rows : 1) * cols;
+}
+
+// fills m->tensors and m->num_parameters; a tensor the family has not (biases, an untied head) gets no row
+static void define_tensors(Model *m) {
+    const Config *c = &m->config;
+    int64_t C = c->hidden_size, F = c->intermediate_size, qw = c->num_heads * c->head_dim, kw = c->num_kv_heads * c->head_dim;
+    define_tensor(m, "embed", "model.embed_tokens.weight", c->vocab_size, C, false);
+    int first = m->num_tensors;
+    int64_t begin = m->num_parameters;
+    define_tensor(m, "norm1", "model.layers.%d.input_layernorm.weight", 0, C, true);
+    define_tensor(m, "q", "model.layers.%d.self_attn.q_proj.weight", qw, C, true);
+    define_tensor(m, "k", "model.layers.%d.self_attn.k_proj.weight", kw, C, true);
+    define_tensor(m, "v", "model.layers.%d.self_attn.v_proj.weight", kw, C, true);
+    if (c->qkv_bias) {
+        define_tensor(m, "q_bias", "model.layers.%d.self_attn.q_proj.bias", 0, qw, true);
+        define_tensor(m, "k_bias", "model.layers.%d.self_attn.k_proj.bias", 0, kw, true);
+        define_tensor(m, "v_bias", "model.layers.%d.self_attn.v_proj.bias", 0, kw, true);
+    }
+    define_tensor(m, "o", "model.layers.%d.self_attn.o_proj.weight", C, qw, true);
+    define_tensor(m, "norm2", "model.layers.%d.post_attention_layernorm.weight", 0, C, true);
+    define_tensor(m, "gate", "model.layers.%d.mlp.gate_proj.weight", F, C, true);
+    define_tensor(m, "up", "model.layers.%d.mlp.up_proj.weight", F, C, true);
+    define_tensor(m, "down", "model.layers.%d.mlp.down_proj.weight", C, F, true);
+    int64_t stride = m->num_parameters - begin;
+    for (int i = first; i < m->num_tensors; i++) m->tensors[i].layer_stride = stride;
+    m->num_parameters = begin + stride * c->num_layers;
+    define_tensor(m, "norm", "model.norm.weight", 0, C, false);
+    if (!c->tied_embeddings) define_tensor(m, "lm_head", "lm_head.weight", c->vocab_size, C, false);
+}
+
+// where tensor `name` of a layer lies in an arena laid out like the parameters; NULL when the family has no such tensor
+static float *tensor_in(const Model *m, float *arena, const char *name, int64_t layer) {
+    for (int i = 0; i < m->num_tensors; i++)
+        if (strcmp(m->tensors[i].name, name) == 0) return arena + m->tensors[i].offset + layer * m->tensors[i].layer_stride;
+    return NULL;
+}
+static float *param(const Model *m, const char *name, int64_t layer) { return tensor_in(m, m->params, name, layer); }
+static float *grad(const Model *m, const char *name, int64_t layer) { return tensor_in(m, m->grads, name, layer); }
+static float *head_weight(const Model *m, float *arena) { return tensor_in(m, arena, m->config.tied_embeddings ? "embed" : "lm_head", 0); }
+
+// Activations. Called twice: with arena NULL it only counts, then it hands out the pieces. Without training the layers
+// share one set of buffers, since nothing of them is needed later.
+static int64_t place_activations(Model *m, float *arena) {
+    const Config *c = &m->config;
+    int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim;
+    int64_t W = A + 2 * c->num_kv_heads * c->head_dim, used = 0, threads = 1;
+    #ifdef _OPENMP
+    threads = omp_get_max_threads();
+    #endif
+    #define PLACE(pointer, count) do { (pointer) = arena ? arena + used : NULL; used += ((count) + 15) / 16 * 16; } while (0)
+    PLACE(m->rope_table, m->T * c->head_dim);
+    for (int64_t l = 0; l < c->num_layers; l++) {
+        Layer *y = &m->layers[l];
+        if (!m->training && l > 0) {   // the same buffers again, but for the stream, which a layer reads from one and writes to another
+            *y = m->layers[0];
+            if (l == 1) PLACE(y->x, N * C);
+            else y->x = m->layers[l % 2].x;
+            continue;
+        }
+        PLACE(y->x, N * C); PLACE(y->norm1, N * C); PLACE(y->rstd1, N); PLACE(y->qkv, N * W); PLACE(y->att, N * A); PLACE(y->lse, N * c->num_heads);
+        PLACE(y->x2, N * C); PLACE(y->norm2, N * C); PLACE(y->rstd2, N); PLACE(y->gate_up, N * 2 * F); PLACE(y->act, N * F);
+    }
+    PLACE(m->x, N * C); PLACE(m->hidden, N * C); PLACE(m->rstd, N); PLACE(m->branch, N * C); PLACE(m->scores, threads * m->T);
+    PLACE(m->head_hidden, HEAD_ROWS * C); PLACE(m->logits, HEAD_ROWS * V);
+    if (m->training) {
+        PLACE(m->dhidden, N * C); PLACE(m->dx, N * C); PLACE(m->dnorm, N * C); PLACE(m->dqkv, N * W); PLACE(m->datt, N * A);
+        PLACE(m->dgate_up, N * 2 * F); PLACE(m->dact, N * F); PLACE(m->dhead_hidden, HEAD_ROWS * C);
+    }
+    #undef PLACE
+    return used;
+}
+
+static void define_model(Model *m, const Config *config, int64_t B, int64_t T, bool training) {
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    m->B = B; m->T = T; m->training = training;
+    m->layers = (Layer *)xcalloc(config->num_layers, sizeof(Layer));
+    define_tensors(m);
+}
+
+int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training) {
+    Model m;
+    define_model(&m, config, B, T, training);
+    int64_t floats = place_activations(&m, NULL) + m.num_parameters * (training ? 4 : 1);
+    free(m.layers);
+    return floats * (int64_t)sizeof(float) + B * T * (int64_t)sizeof(Span);
+}
+
+Model *model_create(const Config *config, int64_t B, int64_t T, bool training) {
+    Model *m = (Model *)xmalloc(sizeof(Model));
+    define_model(m, config, B, T, training);
+    m->params = (float *)xcalloc(m->num_parameters, sizeof(float));
+    if (training) {
+        m->grads = (float *)xcalloc(m->num_parameters, sizeof(float));
+        m->moment1 = (float *)xcalloc(m->num_parameters, sizeof(float));
+        m->moment2 = (float *)xcalloc(m->num_parameters, sizeof(float));
+    }
+    m->arena = (float *)xcalloc(place_activations(m, NULL), sizeof(float));
+    place_activations(m, m->arena);
+    m->documents = (Span *)xcalloc(B * T, sizeof(Span));
+    int64_t half = config->head_dim / 2;
+    float *inv_freq = (float *)xcalloc(half, sizeof(float));
+    config_rope_inv_freq(config, inv_freq);
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t j = 0; j < half; j++) {
+            float angle = (float)t * inv_freq[j];
+            m->rope_table[(t * half + j) * 2] = cosf(angle);
+            m->rope_table[(t * half + j) * 2 + 1] = sinf(angle);
+        }
+    }
+    free(inv_freq);
+    return m;
+}
+
+void model_free(Model *m) {
+    if (!m) return;
+    free(m->params); free(m->grads); free(m->moment1); free(m->moment2);
+    free(m->arena); free(m->layers); free(m->documents);
+    free(m);
+}
+
+const Config *model_config(const Model *m) { return &m->config; }
+int model_num_tensors(const Model *m) { return m->num_tensors; }
+const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
+
+static float *tensor_at(const Model *m, TensorKind kind, int i, int layer) {
+    float *arena = kind == KIND_PARAM ? m->params : kind == KIND_GRAD ? m->grads : kind == KIND_MOMENT1 ? m->moment1 : m->moment2;
+    CHECK(arena && i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1));
+    return arena + m->tensors[i].offset + layer * m->tensors[i].layer_stride;
+}
+static int64_t tensor_count(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
+
+void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
+    memcpy(out, tensor_at(m, kind, i, layer), (size_t)tensor_count(&m->tensors[i]) * sizeof(float));
+}
+void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {
+    memcpy(tensor_at(m, kind, i, layer), in, (size_t)tensor_count(&m->tensors[i]) * sizeof(float));
+}
+
+void model_init_random(Model *m, uint64_t seed) {
+    for (int i = 0; i < m->num_tensors; i++) {
+        const Tensor *t = &m->tensors[i];
+        bool norm = strncmp(t->name, "norm", 4) == 0;
+        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
+            float *p = tensor_at(m, KIND_PARAM, i, (int)l);
+            uint64_t stream = (uint64_t)(l * MAX_TENSORS + i);
+            #pragma omp parallel for
+            for (int64_t j = 0; j < tensor_count(t); j++)
+                p[j] = norm ? 1.0f : t->rows == 0 ? 0.0f : (float)(m->config.initializer_range * random_normal(seed, stream, (uint64_t)j));
+        }
+    }
+}
+
+void model_zero_grad(Model *m) {
+    memset(m->grads, 0, (size_t)m->num_parameters * sizeof(float));
+    m->loss = 0;
+}
+void model_zero_moments(Model *m) {
+    memset(m->moment1, 0, (size_t)m->num_parameters * sizeof(float));
+    memset(m->moment2, 0, (size_t)m->num_parameters * sizeof(float));
+}
+
+// the documents of a batch: one begins wherever position is 0, and with every row
+static void find_documents(Model *m, const Batch *b) {
+    m->num_documents = 0;
+    for (int64_t i = 0; i < b->B * b->T; i++) {
+        CHECK(b->tokens[i] >= 0 && b->tokens[i] < m->config.vocab_size && b->positions[i] >= 0 && b->positions[i] < m->T);
+        if (i % b->T == 0 || b->positions[i] == 0) {
+            m->documents[m->num_documents].begin = i;
+            m->num_documents++;
+        }
+        m->documents[m->num_documents - 1].end = i + 1;
+    }
+}
+
+// one layer: x (N, C) -> next (N, C)
+static void layer_forward(Model *m, int64_t l, float *next, const Batch *b) {
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
+    int64_t A = NH * HD, W = A + 2 * NKV * HD;
+    Layer *y = &m->layers[l];
+    rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps);
+    matmul_forward(y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), N, C, W);   // q, k, v in one
+    rope_forward(y->qkv, m->rope_table, b->positions, N, NH, NKV, HD);
+    attention_forward(y->att, y->lse, m->scores, y->qkv, m->documents, m->num_documents, m->T, NH, NKV, HD);
+    matmul_forward(m->branch, y->att, param(m, "o", l), NULL, N, A, C);
+    residual_forward(y->x2, y->x, m->branch, N * C);
+    rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps);
+    matmul_forward(y->gate_up, y->norm2, param(m, "gate", l), NULL, N, C, 2 * F);          // gate, up in one
+    swiglu_forward(y->act, y->gate_up, N, F);
+    matmul_forward(m->branch, y->act, param(m, "down", l), NULL, N, F, C);
+    residual_forward(next, y->x2, m->branch, N * C);
+}
+
+// the same backwards: m->dx (N, C) is the gradient of what leaves the layer, and becomes that of what enters it
+static void layer_backward(Model *m, int64_t l, const Batch *b) {
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
+    int64_t A = NH * HD, W = A + 2 * NKV * HD;
+    Layer *y = &m->layers[l];
+    matmul_backward(m->dact, grad(m, "down", l), NULL, m->dx, y->act, param(m, "down", l), N, F, C);
+    swiglu_backward(m->dgate_up, m->dact, y->gate_up, N, F);
+    matmul_backward(m->dnorm, grad(m, "gate", l), NULL, m->dgate_up, y->norm2, param(m, "gate", l), N, C, 2 * F);
+    rmsnorm_backward(m->dx, grad(m, "norm2", l), m->dnorm, y->x2, y->rstd2, param(m, "norm2", l), N, C);
+    matmul_backward(m->datt, grad(m, "o", l), NULL, m->dx, y->att, param(m, "o", l), N, A, C);
+    attention_backward(m->dqkv, m->scores, m->datt, y->att, y->lse, y->qkv, m->documents, m->num_documents, N, m->T, NH, NKV, HD);
+    rope_backward(m->dqkv, m->rope_table, b->positions, N, NH, NKV, HD);
+    matmul_backward(m->dnorm, grad(m, "q", l), grad(m, "q_bias", l), m->dqkv, y->norm1, param(m, "q", l), N, C, W);
+    rmsnorm_backward(m->dx, grad(m, "norm1", l), m->dnorm, y->x, y->rstd1, param(m, "norm1", l), N, C);
+}
+
+void model_forward(Model *m, const Batch *b) {
+    CHECK(b->B >= 1 && b->T >= 1 && b->T <= m->T && b->B * b->T <= m->B * m->T);
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, L = c->num_layers;
+    find_documents(m, b);
+    embedding_forward(m->layers[0].x, param(m, "embed", 0), b->tokens, N, C);
+    for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, b);
+    rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps);
+    if (m->training) memset(m->dhidden, 0, (size_t)(N * C) * sizeof(float));
+}
+
+// Only places with a weighted target are looked at, HEAD_ROWS at a time: gathered, multiplied with the LM head, turned
+// into log-probabilities and (with coef) gradients, scattered back.
+void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
+    CHECK(!coef || m->training);
+    int64_t N = b->B * b->T, C = m->config.hidden_size, V = m->config.vocab_size;
+    const float *w = head_weight(m, m->params);
+    memset(logp, 0, (size_t)N * sizeof(float));
+    int64_t place[HEAD_ROWS];
+    int32_t target[HEAD_ROWS];
+    float row_coef[HEAD_ROWS], row_logp[HEAD_ROWS];
+    for (int64_t next = 0; next < N;) {
+        int64_t n = 0;
+        for (; next < N && n < HEAD_ROWS; next++) {
+            if (b->weights[next] == 0.0f || b->targets[next] < 0) continue;
+            CHECK(b->targets[next] < V);
+            place[n] = next;
+            target[n] = b->targets[next];
+            row_coef[n] = coef ? coef[next] : 0.0f;
+            memcpy(m->head_hidden + n * C, m->hidden + next * C, (size_t)C * sizeof(float));
+            n++;
+        }
+        if (n == 0) break;
+        matmul_forward(m->logits, m->head_hidden, w, NULL, n, C, V);
+        cross_entropy(row_logp, m->logits, target, coef ? row_coef : NULL, n, V);
+        if (coef) matmul_backward(m->dhead_hidden, head_weight(m, m->grads), NULL, m->logits, m->head_hidden, w, n, C, V);
+        for (int64_t i = 0; i < n; i++) {
+            logp[place[i]] = row_logp[i];
+            if (!coef) continue;
+            m->loss += (double)row_coef[i] * (double)row_logp[i];
+            add_scaled(m->dhidden + place[i] * C, m->dhead_hidden + i * C, 1.0f, C);
+        }
+    }
+}
+
+void model_backward(Model *m, const Batch *b) {
+    CHECK(m->training);
+    int64_t N = b->B * b->T, C = m->config.hidden_size;
+    memset(m->dx, 0, (size_t)(N * C) * sizeof(float));
+    rmsnorm_backward(m->dx, grad(m, "norm", 0), m->dhidden, m->x, m->rstd, param(m, "norm", 0), N, C);
+    for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
+    embedding_backward(grad(m, "embed", 0), m->dx, b->tokens, N, C);
+}
+
+void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
+    int64_t C = m->config.hidden_size, V = m->config.vocab_size;
+    for (int64_t done = 0; done < n; done += HEAD_ROWS) {
+        int64_t rows = n - done < HEAD_ROWS ? n - done : HEAD_ROWS;
+        for (int64_t i = 0; i < rows; i++) memcpy(m->head_hidden + i * C, m->hidden + index[done + i] * C, (size_t)C * sizeof(float));
+        matmul_forward(logits + done * V, m->head_hidden, head_weight(m, m->params), NULL, rows, C, V);
+    }
+}
+
+// One optimizer step over everything. The norm is that of the whole gradient; clipping is torch.nn.utils.clip_grad_norm_'s.
+// When the loss or the norm is not finite nothing is changed: one bad batch must not poison the moments for good.
+void model_update(Model *m, const AdamW *opt) {
+    double norm = sqrt(sum_of_squares(m->grads, m->num_parameters));
+    m->result.loss = m->loss;
+    m->result.grad_norm = norm;
+    m->result.skipped = !isfinite(norm) || !isfinite(m->loss);
+    if (m->result.skipped) return;
+    float scale = 1.0f;
+    if (opt->grad_clip > 0 && norm + 1e-6 > opt->grad_clip) scale = (float)(opt->grad_clip / (norm + 1e-6));
+    for (int i = 0; i < m->num_tensors; i++) {
+        const Tensor *t = &m->tensors[i];
+        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
+            int64_t at = t->offset + l * t->layer_stride;
+            adamw(m->params + at, m->moment1 + at, m->moment2 + at, m->grads + at, tensor_count(t), opt, t->decayed, scale);
+        }
+    }
+}
+
+StepResult model_result(Model *m) {
+    m->result.loss = m->loss;
+    return m->result;
+}
+
+// =====================================================================================================================
+#ifndef FINDAP_LIBRARY
+#include "findap/train.h"      // defines: train_main (recipe, data order, schedule, log, checkpoints), the same on every device
+int main(int argc, char **argv) { return train_main(argc, argv); }
+#endif
