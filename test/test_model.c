@@ -1,13 +1,10 @@
 // test_model.c: the CPU reference against transformers (fp32 tensors made by dev/make_reference.py), and the rules the
 // numbers depend on: packing, micro-batches, threads, untrained places, non-finite steps.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <cmocka.h>
 #define FINDAP_LIBRARY
 #include "../train_findap.c"
 #include "../findap/safetensors.h"   // defines: Safetensors, safetensors_open, safetensors_find
 #include "../findap/model_dir.h"     // defines: model_load_dir, model_save_dir
+#include "check.h"                   // defines: cmocka's assertions, fail_msg
 
 static const char *const model_names[] = {"llama3", "llama31", "llama32", "qwen25", "qwen25_untied"};
 enum { NUM_MODELS = sizeof model_names / sizeof *model_names };
@@ -70,7 +67,7 @@ static void run(Case *c) {   // one forward and backward of the whole batch
 }
 
 static float *all_logits(Case *c) {
-    int64_t n = c->batch.B * c->batch.T, *index = (int64_t *)xmalloc(n * 8);
+    int64_t n = c->batch.B * c->batch.T, *index = (int64_t *)xcalloc(n, 8);
     for (int64_t i = 0; i < n; i++) index[i] = i;
     float *logits = (float *)xmalloc(n * c->config.vocab_size * 4);
     model_logits(c->model, index, n, logits);

@@ -1,0 +1,265 @@
+// model_dir.h: a Hugging Face model directory to a model and back, over the table of tensors and model_get / model_put, so
+// that it is the same for the CPU and the GPU. One tensor is in flight at a time; there is never a second copy of the model.
+#ifndef FINDAP_MODEL_DIR_H
+#define FINDAP_MODEL_DIR_H
+#include <sys/statvfs.h>
+#include "model.h"         // defines: Model, Tensor, model_get, model_put, model_config
+#include "safetensors.h"   // defines: Weights, weights_open, SafetensorsWriter
+
+// the Hugging Face name of tensor t in layer `layer`
+FN void tensor_hf_name(const Tensor *t, int64_t layer, char *out, size_t size) {
+    const char *d = strstr(t->hf_name, "%d");
+    if (!d) snprintf(out, size, "%s", t->hf_name);
+    else snprintf(out, size, "%.*s%" PRId64 "%s", (int)(d - t->hf_name), t->hf_name, layer, d + 2);
+}
+FN int64_t tensor_numbers(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
+FN int64_t tensor_layers(const Model *m, const Tensor *t) { return t->per_layer ? model_config(m)->num_layers : 1; }
+
+FN bool model_load_tensor(Model *m, int i, int64_t layer, const Weights *w, const char *dir, float *buffer, int64_t *not_finite, Error *e) {
+    const Tensor *t = model_tensor(m, i);
+    char name[128];
+    tensor_hf_name(t, layer, name, sizeof name);
+    const SafeTensor *s = weights_find(w, name);
+    if (!s) return fail(e, "%s: the tensor \"%s\" is missing ---> do config.json and the weights belong together?", dir, name);
+    bool fits = t->rows ? s->rank == 2 && s->shape[0] == t->rows && s->shape[1] == t->cols : s->rank == 1 && s->shape[0] == t->cols;
+    if (!fits) {
+        char got[256] = "", want[64];
+        for (int k = 0, at = 0; k < s->rank && at < 230; k++) at += snprintf(got + at, sizeof got - (size_t)at, "%s%" PRId64, k ? " x " : "", s->shape[k]);
+        if (t->rows) snprintf(want, sizeof want, "%" PRId64 " x %" PRId64, t->rows, t->cols);
+        else snprintf(want, sizeof want, "%" PRId64, t->cols);
+        return fail(e, "%s: \"%s\" has shape %s, config.json says %s", dir, name, got, want);
+    }
+    if (!safetensor_to_f32(s, 0, s->count, buffer)) return fail(e, "%s: \"%s\" is of type %s, expected BF16, F16, F32 or F64 ---> quantized weights cannot be trained", dir, name, dtype_name(s->dtype));
+    for (int64_t k = 0; k < s->count; k++) *not_finite += !isfinite(buffer[k]);
+    model_put(m, KIND_PARAM, i, (int)layer, buffer);
+    return true;
+}
+
+// every tensor of the files must be one of ours: an unknown one means another architecture than config.json claims
+FN bool model_check_tensor(const Model *m, const SafeTensor *s, const Weights *w, const char *dir, Error *e) {
+    char name[128];
+    for (int i = 0; i < model_num_tensors(m); i++) {
+        const Tensor *t = model_tensor(m, i);
+        const char *d = strstr(t->hf_name, "%d");
+        int64_t layer = d && strlen(s->name) > (size_t)(d - t->hf_name) ? strtoll(s->name + (d - t->hf_name), NULL, 10) : 0;
+        if (layer < 0 || layer >= tensor_layers(m, t)) continue;
+        tensor_hf_name(t, layer, name, sizeof name);
+        if (strcmp(name, s->name) == 0) return true;
+    }
+    size_t n = strlen(s->name);
+    if (n > 20 && strcmp(s->name + n - 20, ".rotary_emb.inv_freq") == 0) return true;   // a buffer that old transformers stored
+    if (strcmp(s->name, "lm_head.weight") == 0) {   // tied: a copy is harmless when it is one
+        const SafeTensor *embed = weights_find(w, "model.embed_tokens.weight");
+        if (embed && embed->dtype == s->dtype && embed->bytes == s->bytes && memcmp(embed->data, s->data, (size_t)s->bytes) == 0) return true;
+        return fail(e, "%s: config.json ties the embeddings, but lm_head.weight differs from model.embed_tokens.weight ---> set \"tie_word_embeddings\" to false", dir);
+    }
+    return fail(e, "%s: unexpected tensor \"%.100s\" ---> is config.json that of these weights?", dir, s->name);
+}
+
+// Loads every parameter of m from the weights in `dir`, which may be of any float type. False with one line in e.
+FN bool model_load_dir(Model *m, const char *dir, Error *e) {
+    Weights *w = weights_open(dir, e);
+    if (!w) return false;
+    bool ok = true;
+    for (int f = 0; ok && f < w->num_files; f++)
+        for (int64_t k = 0; ok && k < w->files[f]->count; k++) ok = model_check_tensor(m, &w->files[f]->tensors[k], w, dir, e);
+    int64_t largest = 1, not_finite = 0;
+    for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
+    float *buffer = ok ? (float *)xmalloc(largest * (int64_t)sizeof(float)) : NULL;
+    for (int i = 0; ok && i < model_num_tensors(m); i++)
+        for (int64_t l = 0; ok && l < tensor_layers(m, model_tensor(m, i)); l++) ok = model_load_tensor(m, i, l, w, dir, buffer, &not_finite, e);
+    free(buffer);
+    weights_close(w);
+    if (ok && not_finite) warn("%s: %" PRId64 " weights are NaN or infinite ---> every loss will be; is the download damaged?", dir, not_finite);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// saving
+
+FN bool copy_file(const char *from_dir, const char *to_dir, const char *name, Error *e) {   // a missing source is no error
+    char *from = path_join(from_dir, name), *to = path_join(to_dir, name);
+    bool ok = true;
+    Mapped m;
+    if (file_exists(from)) {
+        ok = map_file(from, &m, e) && write_file(to, m.data, m.size, e);
+        unmap_file(&m);
+    }
+    free(from);
+    free(to);
+    return ok;
+}
+
+// config.json as it is, but for the dtype where that changes
+FN bool save_config(const char *from_dir, const char *to_dir, const char *dtype, Error *e) {
+    char *from = path_join(from_dir, "config.json"), *to = path_join(to_dir, "config.json");
+    json_t *j = json_parse_file(from, 16 << 20, e);
+    bool ok = j != NULL;
+    const char *key = ok && !json_object_get(j, "dtype") && json_object_get(j, "torch_dtype") ? "torch_dtype" : "dtype";
+    const char *have = json_string_value(json_object_get(j, key));
+    if (ok && have && strcmp(have, dtype) == 0) ok = copy_file(from_dir, to_dir, "config.json", e);
+    else if (ok) {
+        json_object_set_new(j, key, json_string(dtype));
+        char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+        CHECK(text);
+        ok = write_file(to, text, (int64_t)strlen(text), e);
+        free(text);
+    }
+    json_decref(j);
+    free(from);
+    free(to);
+    return ok;
+}
+
+typedef struct { int tensor; int64_t layer, bytes; int shard; } SavePiece;
+
+FN bool save_shard(const Model *m, const SavePiece *pieces, int64_t n, int shard, Dtype dtype, const char *path, float *buffer, void *converted, Error *e) {
+    SafetensorsWriter *w = safetensors_writer_new(path);
+    safetensors_writer_metadata(w, "format", "pt");
+    char name[128];
+    for (int64_t i = 0; i < n; i++) {
+        if (pieces[i].shard != shard) continue;
+        const Tensor *t = model_tensor(m, pieces[i].tensor);
+        int64_t shape[2] = {t->rows ? t->rows : t->cols, t->cols};
+        tensor_hf_name(t, pieces[i].layer, name, sizeof name);
+        safetensors_writer_tensor(w, name, dtype, t->rows ? 2 : 1, shape);
+    }
+    bool ok = safetensors_writer_begin(w, e);
+    for (int64_t i = 0; ok && i < n; i++) {
+        if (pieces[i].shard != shard) continue;
+        model_get(m, KIND_PARAM, pieces[i].tensor, (int)pieces[i].layer, buffer);
+        safetensor_from_f32(dtype, buffer, tensor_numbers(model_tensor(m, pieces[i].tensor)), converted);
+        ok = safetensors_writer_data(w, converted, pieces[i].bytes, e);
+    }
+    if (!ok) { safetensors_writer_abandon(w); return false; }
+    return safetensors_writer_commit(w, e);
+}
+
+FN void shard_file_name(int shard, int shards, char *out, size_t size) {
+    if (shards == 1) snprintf(out, size, "model.safetensors");
+    else snprintf(out, size, "model-%05d-of-%05d.safetensors", shard + 1, shards);
+}
+
+FN char *save_index(const Model *m, const SavePiece *pieces, int64_t n, int shards) {   // the text of model.safetensors.index.json
+    json_t *map = json_object(), *metadata = json_object(), *j = json_object();
+    int64_t total = 0;
+    char name[128], file[64];
+    for (int64_t i = 0; i < n; i++) {
+        tensor_hf_name(model_tensor(m, pieces[i].tensor), pieces[i].layer, name, sizeof name);
+        shard_file_name(pieces[i].shard, shards, file, sizeof file);
+        json_object_set_new(map, name, json_string(file));
+        total += pieces[i].bytes;
+    }
+    json_object_set_new(metadata, "total_size", json_integer(total));
+    json_object_set_new(j, "metadata", metadata);
+    json_object_set_new(j, "weight_map", map);
+    char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    json_decref(j);
+    CHECK(text);
+    return text;
+}
+
+// removes weights of an earlier save with another number of shards, which would contradict the new ones
+FN void remove_stale_weights(const char *dir, int shards) {
+    char name[64], keep[64];
+    if (shards > 1) { char *p = path_join(dir, "model.safetensors"); unlink(p); free(p); }
+    else { char *p = path_join(dir, "model.safetensors.index.json"); unlink(p); free(p); }
+    for (int of = 2; of <= 999; of++) {
+        snprintf(name, sizeof name, "model-00001-of-%05d.safetensors", of);
+        char *p = path_join(dir, name);
+        bool there = of != shards && file_exists(p);
+        free(p);
+        for (int k = 0; there && k < of; k++) {
+            shard_file_name(k, of, keep, sizeof keep);
+            char *q = path_join(dir, keep);
+            unlink(q);
+            free(q);
+        }
+    }
+}
+
+// all shards into `temporary`, then renamed into place one after the other: the moment in which old and new are mixed is that of the renames
+FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int shards, Dtype dtype, const char *out_dir, Error *e) {
+    int64_t largest = 1;
+    for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
+    float *buffer = (float *)xmalloc(largest * (int64_t)sizeof(float));
+    void *converted = xmalloc(largest * (int64_t)sizeof(float));
+    char *temporary = xprintf("%s/.saving.%d", out_dir, (int)getpid()), name[64];
+    bool ok = make_directory(temporary, e);
+    for (int k = 0; ok && k < shards; k++) {
+        shard_file_name(k, shards, name, sizeof name);
+        char *path = path_join(temporary, name);
+        ok = save_shard(m, pieces, n, k, dtype, path, buffer, converted, e);
+        free(path);
+    }
+    for (int k = 0; k < shards; k++) {   // into place, or, after a failure, away
+        shard_file_name(k, shards, name, sizeof name);
+        char *from = path_join(temporary, name), *to = path_join(out_dir, name);
+        if (ok && rename(from, to) != 0) ok = fail(e, "%s: cannot be renamed: %s", from, strerror(errno));
+        if (!ok) unlink(from);
+        free(from);
+        free(to);
+    }
+    rmdir(temporary);
+    if (ok && shards > 1) {
+        char *text = save_index(m, pieces, n, shards), *path = path_join(out_dir, "model.safetensors.index.json");
+        ok = write_file(path, text, (int64_t)strlen(text), e);
+        free(text);
+        free(path);
+    }
+    if (ok) remove_stale_weights(out_dir, shards);
+    if (ok) ok = sync_directory_of(temporary, e);
+    free(temporary);
+    free(buffer);
+    free(converted);
+    return ok;
+}
+
+// Writes m to out_dir so that transformers, vLLM and PEFT load it: weights of type `dtype` ("bfloat16", "float16", "float32") in
+// one file or in shards of at most max_shard_bytes (0: 5e9), config.json of source_dir with that dtype, and the tokenizer's files.
+// What was in out_dir stays usable until the new weights are complete. False with one line in e.
+FN bool model_save_dir(const Model *m, const char *source_dir, const char *out_dir, const char *dtype, int64_t max_shard_bytes, Error *e) {
+    static const char *const side_files[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "tokenizer.model", "chat_template.jinja", "vocab.json", "merges.txt", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", NULL};
+    Dtype type = strcmp(dtype, "bfloat16") == 0 ? DTYPE_BF16 : strcmp(dtype, "float16") == 0 ? DTYPE_F16 : DTYPE_F32;
+    if (type == DTYPE_F32 && strcmp(dtype, "float32") != 0) return fail(e, "the dtype to save in is \"%s\", expected bfloat16, float16 or float32", dtype);
+    if (max_shard_bytes <= 0) max_shard_bytes = 5000000000ll;
+    if (!make_directory(out_dir, e)) return false;
+    char *a = realpath(source_dir, NULL), *b = realpath(out_dir, NULL);
+    bool same = a && b && strcmp(a, b) == 0;
+    free(a);
+    free(b);
+    if (same) return fail(e, "%s: is the directory the model was read from ---> choose another output directory", out_dir);
+
+    int64_t n = 0, total = 0, used = 0;
+    for (int i = 0; i < model_num_tensors(m); i++) n += tensor_layers(m, model_tensor(m, i));
+    SavePiece *pieces = (SavePiece *)xcalloc(n, sizeof(SavePiece));
+    int64_t k = 0;
+    int shards = 1;
+    // order of the layers, as a reader would stream them: per-layer tensors of one layer stand together
+    for (int pass = 0; pass < 3; pass++)   // before the layers, the layers, behind them
+        for (int64_t l = 0; l < (pass == 1 ? model_config(m)->num_layers : 1); l++)
+            for (int i = 0, seen = 0; i < model_num_tensors(m); i++) {
+                const Tensor *t = model_tensor(m, i);
+                seen = seen || t->per_layer;
+                if ((pass == 1) != t->per_layer || (pass == 2) != (!t->per_layer && seen)) continue;
+                SavePiece *p = &pieces[k++];
+                p->tensor = i; p->layer = l; p->bytes = tensor_numbers(t) * dtype_size(type);
+                if (used > 0 && used + p->bytes > max_shard_bytes) { shards++; used = 0; }
+                p->shard = shards - 1;
+                used += p->bytes;
+                total += p->bytes;
+            }
+    CHECK(k == n);
+    struct statvfs disk;
+    bool ok = true;
+    if (statvfs(out_dir, &disk) == 0 && (double)disk.f_bavail * (double)disk.f_frsize < (double)total + 16e6)
+        ok = fail(e, "%s: %.2f GB are free, the model needs %.2f GB ---> make room or choose another disk; nothing was written", out_dir,
+                  (double)disk.f_bavail * (double)disk.f_frsize / 1e9, (double)total / 1e9);
+    for (int i = 0; ok && side_files[i]; i++) ok = copy_file(source_dir, out_dir, side_files[i], e);
+    ok = ok && save_config(source_dir, out_dir, dtype, e) && save_weights(m, pieces, n, shards, type, out_dir, e);
+    free(pieces);
+    return ok;
+}
+
+#endif
