@@ -1,0 +1,642 @@
+// train.h: the training program over any Model: recipe in, adapted Hugging Face directory out. Device-free; train_findap.c
+// and train_findap.cu end with `return train_main(argc, argv)`.
+//
+//     flags -> recipe -> data (every shard opened, every step planned) -> model -> stages of steps -> model directory
+//
+// One loop (train_run) in which the only state is the model and a Progress; both are in a checkpoint, so the loop neither
+// knows nor cares whether it was resumed. Everything that can be wrong about flags, recipe, data and OUT is found before
+// the first step.
+#ifndef FINDAP_TRAIN_H
+#define FINDAP_TRAIN_H
+#include "checkpoint.h"    // defines: Progress, checkpoint_save, checkpoint_resume
+#include "config.h"        // defines: Config, config_load
+#include "flags.h"         // defines: Flag, flags_parse
+#include "log.h"           // defines: Log, log_step
+#include "model.h"         // defines: Model
+#include "model_dir.h"     // defines: model_load_dir, model_save_dir
+#include "stream.h"        // defines: Data, Step
+#include <sys/syscall.h>   // defines: SYS_renameat2
+
+#ifndef FINDAP_DEVICE
+#define FINDAP_DEVICE "CPU, fp32"   // what the banner says; the GPU twin has its own
+#endif
+
+#define EXIT_STOPPED 3        // stopped by a signal or --stop-after-steps, checkpoint written: not done, but nothing is wrong
+#define MAX_SKIPPED_IN_A_ROW 3
+
+// The one mutable global of the house: a signal handler has nothing else to write to. The first signal asks the loop to
+// finish its step; SA_RESETHAND lets the second one of its kind end the process at once.
+static volatile sig_atomic_t train_stop_signal = 0;
+static void train_on_signal(int number) {
+    if (train_stop_signal) _exit(128 + number);
+    train_stop_signal = number;
+}
+
+typedef struct {
+    const char *model, *recipe, *out, *init, *save_dtype, *dump, *schedule, *packing;
+    StringList data, dev_data;
+    int64_t init_seed, seq_len, step_tokens, micro_rows, steps, epochs, tokens, seed, dev_every, patience, checkpoint_every, keep, log_every, stop_after_steps;
+    double stage_values[STAGE_NUMBERS], dev_rows;
+    bool resume, overwrite, dry_run, quiet, dev_every_given;
+} TrainOptions;
+
+FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
+#define TRAIN_FLAGS 39
+
+// fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
+FN int train_flags(TrainOptions *o, Flag *flags) {
+    static const char *const stage_help[STAGE_NUMBERS] = {"AdamW's weight decay of matrices", "AdamW's beta1", "AdamW's beta2", "AdamW's epsilon",
+        "gradient norm limit, 0: none", "peak learning rate", "warmup as a share of the schedule", "end of the decay as a share of --lr", "wsd: the final decay as a share of the schedule"};
+    memset(o, 0, sizeof *o);
+    o->init = "model"; o->init_seed = 1; o->keep = 2; o->checkpoint_every = 500; o->log_every = 1;
+    Recipe r;
+    recipe_defaults(&r);
+    o->seq_len = r.seq_len; o->micro_rows = r.micro_rows; o->seed = r.seed; o->dev_every = r.dev_every; o->patience = r.dev_patience;
+    o->epochs = 1; o->schedule = "linear"; o->packing = "best-fit"; o->step_tokens = 16 * r.seq_len;
+    const double big = 4e18;
+    const Flag table[] = {
+        {"--model", FLAG_STRING, &o->model, "DIR", "Hugging Face directory to start from", 0, 0, false},
+        {"--recipe", FLAG_STRING, &o->recipe, "FILE", "recipe (JSON), see findap/recipe.h and data/recipes/", 0, 0, false},
+        {"--data", FLAG_LIST, &o->data, "SHARD", "token shards or PREFIXes, instead of --recipe: one stage, one stream a word", 0, 0, false},
+        {"--dev-data", FLAG_LIST, &o->dev_data, "SHARD", "with --data: shards to evaluate on", 0, 0, false},
+        {"--out", FLAG_STRING, &o->out, "DIR", "where model, best/, checkpoints/ and log.jsonl go", 0, 0, false},
+        {"--init", FLAG_STRING, &o->init, "WHAT", "model: weights of --model; random: only its config.json", 0, 0, false},
+        {"--init-seed", FLAG_INT, &o->init_seed, "N", "seed of --init random", 0, big, false},
+        {"--seq-len", FLAG_INT, &o->seq_len, "N", "tokens of a packed row", 2, 1 << 24, false},
+        {"--step-tokens", FLAG_INT, &o->step_tokens, "N", "tokens of a step, all micro-batches", 2, 1e12, false},
+        {"--micro-rows", FLAG_INT, &o->micro_rows, "N", "rows of a micro-batch: memory, not result", 1, 1 << 20, false},
+        {"--steps", FLAG_INT, &o->steps, "N", "schedule's horizon of a stage, in steps", 1, big, false},
+        {"--epochs", FLAG_INT, &o->epochs, "N", "... or in epochs", 1, 1e6, false},
+        {"--tokens", FLAG_INT, &o->tokens, "N", "... or in tokens", 1, big, false},
+        {"--schedule", FLAG_STRING, &o->schedule, "NAME", "linear, cosine, constant, wsd", 0, 0, false},
+        {"--packing", FLAG_STRING, &o->packing, "NAME", "best-fit, or next-fit as in the original recipe", 0, 0, false},
+        {"--seed", FLAG_INT, &o->seed, "N", "of the data order", 0, big, false},
+        {"--dev-rows", FLAG_DOUBLE, &o->dev_rows, "N", "documents of each stream held out for evaluation (below 1: a share)", 0, 1e12, false},
+        {"--dev-every", FLAG_INT, &o->dev_every, "N", "steps between evaluations", 1, big, false},
+        {"--patience", FLAG_INT, &o->patience, "N", "end a stage after N evaluations without a lower dev loss, 0: never", 0, 1e6, false},
+        {"--checkpoint-every", FLAG_INT, &o->checkpoint_every, "N", "steps between checkpoints, 0: only at the end", 0, big, false},
+        {"--keep", FLAG_INT, &o->keep, "N", "checkpoints kept", 1, 1e6, false},
+        {"--resume", FLAG_BOOL, &o->resume, NULL, "go on from the newest good checkpoint in --out", 0, 0, false},
+        {"--overwrite", FLAG_BOOL, &o->overwrite, NULL, "remove the model, checkpoints and log that are in --out", 0, 0, false},
+        {"--save-dtype", FLAG_STRING, &o->save_dtype, "TYPE", "bfloat16, float32 or float16 (default: config.json's)", 0, 0, false},
+        {"--dump", FLAG_STRING, &o->dump, "FILE", "first step's loss, batch, logits and gradients as safetensors, then exit", 0, 0, false},
+        {"--dry-run", FLAG_BOOL, &o->dry_run, NULL, "print memory, token counts, steps and FLOPs, then exit", 0, 0, false},
+        {"--stop-after-steps", FLAG_INT, &o->stop_after_steps, "N", "checkpoint and exit with status 3 after N steps of this process", 1, big, false},
+        {"--log-every", FLAG_INT, &o->log_every, "N", "steps between lines on stderr (log.jsonl has all)", 1, big, false},
+        {"--quiet", FLAG_BOOL, &o->quiet, NULL, "nothing on stderr but warnings and errors", 0, 0, false},
+    };
+    int n = (int)(sizeof table / sizeof table[0]);
+    memcpy(flags, table, sizeof table);
+    for (int i = 0; i < STAGE_NUMBERS; i++, n++) {
+        Flag f = {stage_flags[i], FLAG_DOUBLE, &o->stage_values[i], "X", stage_help[i], stage_numbers[i].low, stage_numbers[i].high, false};
+        o->stage_values[i] = stage_numbers[i].initial;
+        flags[n] = f;
+    }
+    CHECK(n <= TRAIN_FLAGS);
+    return n;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// settings: recipe and flags, and what does not go together
+
+FN bool train_check_flags(TrainOptions *o, Flag *flags, int n, Error *e) {
+    if (!o->model) return fail(e, "--model is missing ---> name a Hugging Face directory, see --help");
+    if (!o->recipe == !o->data.n) return fail(e, "expected either --recipe FILE or --data SHARD..., found %s ---> see --help", o->recipe ? "both" : "neither");
+    if (!o->out && !o->dump && !o->dry_run) return fail(e, "--out is missing ---> name the directory for the adapted model");
+    if (strcmp(o->init, "model") != 0 && strcmp(o->init, "random") != 0) return fail(e, "--init is \"%s\", expected model or random", o->init);
+    if (strcmp(o->init, "random") != 0 && !flag_unused(flags, n, "--init-seed", "only --init random draws weights", e)) return false;
+    if (strcmp(o->packing, "best-fit") != 0 && strcmp(o->packing, "next-fit") != 0) return fail(e, "--packing is \"%s\", expected best-fit or next-fit", o->packing);
+    if (o->save_dtype && strcmp(o->save_dtype, "bfloat16") != 0 && strcmp(o->save_dtype, "float32") != 0 && strcmp(o->save_dtype, "float16") != 0)
+        return fail(e, "--save-dtype is \"%s\", expected bfloat16, float32 or float16", o->save_dtype);
+    if (flag_given(flags, n, "--steps") + flag_given(flags, n, "--epochs") + flag_given(flags, n, "--tokens") > 1)
+        return fail(e, "more than one of --steps, --epochs and --tokens ---> give the one that is meant");
+    if (o->resume && o->overwrite) return fail(e, "--resume and --overwrite contradict each other ---> give the one that is meant");
+    if (o->dump && o->dry_run) return fail(e, "--dump and --dry-run contradict each other ---> give the one that is meant");
+    if (o->recipe && !flag_unused(flags, n, "--dev-data", "a recipe names its \"dev_shards\" itself", e)) return false;
+    if (o->dev_data.n && !flag_unused(flags, n, "--dev-rows", "--dev-data is what is evaluated on", e)) return false;
+    if (o->quiet && !flag_unused(flags, n, "--log-every", "--quiet prints no line", e)) return false;
+    static const char *const running[] = {"--resume", "--overwrite", "--save-dtype", "--checkpoint-every", "--keep", "--stop-after-steps", "--log-every", "--quiet"};
+    for (int i = 0; i < (int)(sizeof running / sizeof *running) && (o->dump || o->dry_run); i++)
+        if (!flag_unused(flags, n, running[i], o->dump ? "--dump does not train" : "--dry-run does not train", e)) return false;
+    return true;
+}
+
+// a flag that was given wins over the recipe, in every stage, and says so
+FN bool train_override(const TrainOptions *o, Flag *flags, int n, Recipe *r, Error *e) {
+    struct { const char *flag; int64_t value; int64_t *place; } integers[] = {{"--seq-len", o->seq_len, &r->seq_len}, {"--step-tokens", o->step_tokens, &r->step_tokens},
+        {"--micro-rows", o->micro_rows, &r->micro_rows}, {"--seed", o->seed, &r->seed}, {"--dev-every", o->dev_every, &r->dev_every}, {"--patience", o->patience, &r->dev_patience}};
+    for (int i = 0; i < (int)(sizeof integers / sizeof *integers); i++) {
+        if (!flag_given(flags, n, integers[i].flag)) continue;
+        if (o->recipe && !o->quiet && *integers[i].place != integers[i].value)
+            fprintf(stderr, "%s: %" PRId64 " instead of the recipe's %" PRId64 "\n", integers[i].flag, integers[i].value, *integers[i].place);
+        *integers[i].place = integers[i].value;
+    }
+    if (flag_given(flags, n, "--dev-rows")) {
+        r->dev_rows = o->dev_rows;
+        for (int i = 0; i < r->num_stages; i++) for (int k = 0; k < r->stages[i].num_streams; k++) r->stages[i].streams[k].dev_rows = -1;
+    }
+    bool steps = flag_given(flags, n, "--steps"), epochs = flag_given(flags, n, "--epochs"), tokens = flag_given(flags, n, "--tokens"), wsd = false;
+    for (int i = 0; i < r->num_stages; i++) {
+        RecipeStage *s = &r->stages[i];
+        if (steps || epochs || tokens) {
+            if (o->recipe && !o->quiet) fprintf(stderr, "stage %s: the horizon is %s instead of the recipe's\n", s->name, steps ? "--steps" : epochs ? "--epochs" : "--tokens");
+            s->steps = steps ? o->steps : 0; s->epochs = epochs ? o->epochs : 0; s->tokens = tokens ? o->tokens : 0;
+        }
+        if (flag_given(flags, n, "--schedule") && !schedule_find(o->schedule, "--schedule", &s->schedule, e)) return false;
+        if (flag_given(flags, n, "--packing")) s->next_fit = strcmp(o->packing, "next-fit") == 0;
+        for (int k = 0; k < STAGE_NUMBERS; k++) {
+            double *value = stage_number(s, &stage_numbers[k]);
+            if (!flag_given(flags, n, stage_flags[k])) continue;
+            if (o->recipe && !o->quiet && *value != o->stage_values[k]) fprintf(stderr, "stage %s: %s %g instead of the recipe's %g\n", s->name, stage_numbers[k].key, o->stage_values[k], *value);
+            *value = o->stage_values[k];
+        }
+        wsd = wsd || s->schedule == SCHEDULE_WSD;
+    }
+    if (!wsd && !flag_unused(flags, n, "--decay", "no stage has the schedule wsd", e)) return false;
+    return recipe_check(r, o->recipe ? o->recipe : "the flags", e);
+}
+
+// what an earlier run left in OUT: counts its weights, config.json and best/, and with `clear` removes them
+FN int train_earlier_results(const char *out, bool clear) {
+    int n = 0;
+    DIR *d = opendir(out);
+    for (struct dirent *entry; d && (entry = readdir(d));) {
+        const char *name = entry->d_name;
+        bool weights = strncmp(name, "model", 5) == 0 && strstr(name, ".safetensors"), best = strcmp(name, "best") == 0 || strcmp(name, "best.tmp") == 0;
+        if (!weights && !best && strcmp(name, "config.json") != 0) continue;
+        n++;
+        char *path = path_join(out, name);
+        if (clear && best) remove_directory(path);
+        else if (clear) unlink(path);
+        free(path);
+    }
+    if (d) closedir(d);
+    return n;
+}
+
+// Makes OUT, opens and locks its log, and lets nothing that is there be lost silently.
+FN bool train_out_directory(const TrainOptions *o, Log *log, Error *e) {
+    char *a = realpath(o->model, NULL), *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints");
+    bool ok = true;
+    int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
+    if (a && b && strcmp(a, b) == 0) ok = fail(e, "--out is the same directory as --model: %s ---> write elsewhere, the input is not overwritten", o->out);
+    else if (!o->resume && !o->overwrite && n > 0)
+        ok = fail(e, "%s: a run is there already ---> --resume goes on, --overwrite removes it, or choose another --out", checkpoints);
+    else if (!o->resume && !o->overwrite && train_earlier_results(o->out, false) > 0)
+        ok = fail(e, "%s: a model is there already ---> --overwrite removes it, or choose another --out", o->out);
+    else if (o->resume && n == 0 && train_earlier_results(o->out, false) > 0)
+        ok = fail(e, "%s: has a model but no checkpoint to resume from ---> --overwrite starts again, or choose another --out", o->out);
+    ok = ok && make_directory(checkpoints, e) && log_open(log, o->out, o->quiet, o->log_every, o->overwrite, e);
+    if (ok && o->overwrite) {
+        train_earlier_results(o->out, true);
+        for (int64_t i = 0; i < n; i++) {
+            char *path = checkpoint_path(o->out, steps[i], "");
+            remove_directory(path);
+            free(path);
+        }
+    }
+    if (ok) { free(steps); steps = checkpoint_list(o->out, true, &n); }   // a killed run's half-written one goes
+    free(steps); free(checkpoints); free(a); free(b);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// the run
+
+typedef struct {
+    TrainOptions *options;
+    Recipe *recipe;
+    Data *data;
+    const Config *config;
+    Model *model;
+    Step step;
+    float *coef, *logp;     // (micro_rows, T)
+    StreamLoss *losses;     // of the present stage's streams
+    Log log;
+    Progress progress;
+    json_t *identity;
+    int64_t steps, saved_step, process_steps;   // of all stages; of the newest checkpoint; done by this process
+} Train;
+
+FN void train_free(Train *t) {
+    if (t->model) model_free(t->model);
+    step_free(&t->step);
+    free(t->coef); free(t->logp); free(t->losses); free(t->progress.dev);
+    json_decref(t->identity);
+    log_close(&t->log);
+}
+
+FN int64_t train_all_steps(const Data *d) {
+    int64_t n = 0;
+    for (int i = 0; i < d->recipe->num_stages; i++) n += d->stages[i].stop;
+    return n;
+}
+
+// Forward, and with `trained` > 0 backward, over the rows of t->step in micro-batches. Returns the sum of -weight * log-prob;
+// adds the parts to sums[stream], counts[stream] and, with `logits`, stores all of them (rows, T, V).
+FN double train_pass(Train *t, int64_t trained, double *sums, int64_t *counts, float *logits) {
+    const Step *s = &t->step;
+    double sum = 0;
+    for (int64_t row = 0; row < s->rows; row += t->recipe->micro_rows) {
+        int64_t rows = s->rows - row < t->recipe->micro_rows ? s->rows - row : t->recipe->micro_rows, n = rows * s->T;
+        Batch b = step_batch(s, row, rows);
+        if (trained) for (int64_t i = 0; i < n; i++) t->coef[i] = b.targets[i] >= 0 ? -b.weights[i] / (float)trained : 0;
+        model_forward(t->model, &b);
+        if (logits) {
+            int64_t *index = (int64_t *)xmalloc(n * (int64_t)sizeof(int64_t));
+            for (int64_t i = 0; i < n; i++) index[i] = i;
+            model_logits(t->model, index, n, logits + row * s->T * t->config->vocab_size);
+            free(index);
+        }
+        model_head(t->model, &b, trained ? t->coef : NULL, t->logp);
+        if (trained) model_backward(t->model, &b);
+        const int32_t *stream = s->stream + row * s->T;
+        for (int64_t i = 0; i < n; i++) {
+            if (b.targets[i] < 0 || b.weights[i] == 0) continue;
+            double part = -(double)b.weights[i] * (double)t->logp[i];
+            sum += part;
+            sums[stream[i]] += part;
+            counts[stream[i]]++;
+        }
+    }
+    return sum;
+}
+
+// sums and counts into t->losses under the streams' names
+FN void train_losses(Train *t, const StageData *s, const double *sums, const int64_t *counts) {
+    for (int k = 0; k < s->num_streams; k++) {
+        t->losses[k].name = s->streams[k].name;
+        t->losses[k].targets = counts[k];
+        t->losses[k].loss = counts[k] ? sums[k] / (double)counts[k] : 0;
+    }
+}
+
+// One step at the cursor. False, with an error, when too many steps in a row were not finite.
+FN bool train_step(Train *t, double *sums, int64_t *counts, Error *e) {
+    Progress *p = &t->progress;
+    StageData *s = &t->data->stages[p->stage];
+    const RecipeStage *r = &t->recipe->stages[p->stage];
+    double begin = seconds_now();
+    StepRecord record;
+    memset(&record, 0, sizeof record);
+    memset(sums, 0, (size_t)s->num_streams * sizeof *sums);
+    memset(counts, 0, (size_t)s->num_streams * sizeof *counts);
+    step_fill(&t->step, t->data, (int)p->stage, &p->epoch, &p->row);
+    Schedule schedule = {r->schedule, r->lr, r->warmup, r->floor, r->decay, s->horizon};
+    record.lr = schedule_lr(&schedule, p->stage_step);
+    if (t->step.trained > 0) {   // rows without any target teach nothing; AdamW on a zero gradient would still decay
+        model_zero_grad(t->model);
+        record.loss = train_pass(t, t->step.trained, sums, counts, NULL) / (double)t->step.trained;
+        AdamW opt = {record.lr, r->beta1, r->beta2, r->eps, r->weight_decay, r->grad_clip, p->adam_t + 1};
+        model_update(t->model, &opt);
+        StepResult result = model_result(t->model);
+        record.grad_norm = result.grad_norm;
+        record.skipped = result.skipped;
+        if (result.skipped) { p->skipped_total++; p->skipped_in_a_row++; }
+        else { p->adam_t++; p->skipped_in_a_row = 0; }
+    }
+    p->step++;
+    p->stage_step++;
+    p->tokens_total += t->step.filled;
+    p->trained_total += t->step.trained;
+    train_losses(t, s, sums, counts);
+    record.stage = r->name;
+    record.step = p->step; record.steps = t->steps; record.stage_step = p->stage_step; record.stage_steps = s->stop; record.epoch = p->epoch;
+    record.tokens = t->step.filled; record.trained = t->step.trained; record.tokens_total = p->tokens_total; record.trained_total = p->trained_total;
+    record.fill = (double)t->step.filled / (double)(t->step.rows * t->step.T);
+    record.streams = t->losses; record.num_streams = s->num_streams;
+    record.seconds = seconds_now() - begin;
+    log_step(&t->log, &record);
+    if (p->skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW)
+        return fail(e, "the loss or the gradient was not finite in %d steps in a row, the last one step %" PRId64 "; these steps were skipped, the parameters are those of "
+                       "step %" PRId64 " ---> lower --lr (now %g), and look at the data of these steps", MAX_SKIPPED_IN_A_ROW, p->step, p->step - MAX_SKIPPED_IN_A_ROW, record.lr);
+    return true;
+}
+
+// writes the model as a Hugging Face directory that appears, or replaces `path`, in one rename
+FN bool train_save_best(Train *t, Error *e) {
+    char *path = path_join(t->options->out, "best"), *temporary = path_join(t->options->out, "best.tmp");
+    remove_directory(temporary);
+    bool ok = make_directory(temporary, e) && model_save_dir(t->model, t->options->model, temporary, t->options->save_dtype ? t->options->save_dtype : t->config->dtype, 5000000000ll, e);
+    if (ok && !is_directory(path)) ok = rename(temporary, path) == 0 || fail(e, "%s: cannot be renamed: %s", temporary, strerror(errno));
+    else if (ok) {
+        const unsigned exchange = 2;   // RENAME_EXCHANGE: at no instant is there no best
+        if (syscall(SYS_renameat2, AT_FDCWD, temporary, AT_FDCWD, path, exchange) != 0) {   // not every file system can
+            remove_directory(path);
+            ok = rename(temporary, path) == 0 || fail(e, "%s: cannot be renamed: %s", temporary, strerror(errno));
+        }
+    }
+    ok = ok && sync_directory_of(path, e);
+    remove_directory(temporary);
+    free(path); free(temporary);
+    return ok;
+}
+
+// The loss on the stage's dev rows, by stream; keeps the best model. A signal ends it early: then nothing is recorded, and the
+// resumed run evaluates again.
+FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
+    Progress *p = &t->progress;
+    StageData *s = &t->data->stages[p->stage];
+    double begin = seconds_now(), sum = 0;
+    int64_t targets = 0;
+    memset(sums, 0, (size_t)s->num_streams * sizeof *sums);
+    memset(counts, 0, (size_t)s->num_streams * sizeof *counts);
+    for (int64_t row = 0; row < s->dev.num_rows;) {
+        if (train_stop_signal) return;
+        step_clear(&t->step);
+        while (t->step.rows < t->recipe->micro_rows && row < s->dev.num_rows) step_add_row(&t->step, t->data, s->dev_pieces, &s->dev, row++);
+        targets += t->step.trained;
+        sum += train_pass(t, 0, sums, counts, NULL);
+    }
+    double loss = targets ? sum / (double)targets : NAN;
+    p->dev_stage_step = p->stage_step;
+    progress_dev_add(p, loss);
+    bool best = loss < p->best_dev;   // false for NaN
+    if (best) { p->best_dev = loss; p->best_dev_step = p->step; p->dev_without_gain = 0; }
+    else p->dev_without_gain++;
+    train_losses(t, s, sums, counts);
+    log_dev(&t->log, t->recipe->stages[p->stage].name, p->step, p->stage_step, loss, targets, p->best_dev, seconds_now() - begin, t->losses, s->num_streams);
+    Error e;
+    if (best && p->step > 0 && !train_save_best(t, &e)) warn("the best model was not saved: %s", e.text);
+}
+
+FN bool train_checkpoint(Train *t, Error *e) {
+    if (t->saved_step == t->progress.step) return true;
+    double begin = seconds_now();
+    if (!checkpoint_save(t->options->out, t->model, &t->progress, t->identity, t->options->keep, e)) return false;
+    t->saved_step = t->progress.step;
+    log_say(&t->log, "checkpoint of step %" PRId64 " in %.1f s\n", t->progress.step, seconds_now() - begin);
+    return true;
+}
+
+// All stages from the cursor on. Returns 0 when done, EXIT_STOPPED, or 1 with an error.
+FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
+    Progress *p = &t->progress;
+    for (;;) {
+        const RecipeStage *r = &t->recipe->stages[p->stage];
+        StageData *s = &t->data->stages[p->stage];
+        bool dev = s->dev.num_rows > 0;
+        if (p->stage_step == 0 && p->dev_stage_step != 0) {
+            if (!r->keep_optimizer) { model_zero_moments(t->model); p->adam_t = 0; }
+            p->best_dev = INFINITY; p->dev_without_gain = 0; p->best_dev_step = -1; p->dev_stage_step = -1;
+        }
+        for (;;) {
+            bool last = p->stage_step >= s->stop;
+            if (dev && p->dev_stage_step != p->stage_step && (last || p->stage_step % t->recipe->dev_every == 0)) train_evaluate(t, sums, counts);
+            bool enough = dev && t->recipe->dev_patience > 0 && p->dev_without_gain >= t->recipe->dev_patience;
+            bool asked = t->options->stop_after_steps > 0 && t->process_steps >= t->options->stop_after_steps;
+            if (train_stop_signal || (asked && !last)) {
+                if (!train_checkpoint(t, e)) return 1;
+                log_say(&t->log, "stopped after step %" PRId64 " by %s ---> the same command with --resume goes on\n", p->step, train_stop_signal ? strsignal(train_stop_signal) : "--stop-after-steps");
+                return EXIT_STOPPED;
+            }
+            if (enough && !last) log_say(&t->log, "stage %s ends at step %" PRId64 ": no lower dev loss in %" PRId64 " evaluations, the best was %.4f at step %" PRId64 "\n",
+                                         r->name, p->step, p->dev_without_gain, p->best_dev, p->best_dev_step);
+            if (last || enough) break;
+            if (!train_step(t, sums, counts, e)) return 1;
+            t->process_steps++;
+            Error why;
+            if (t->options->checkpoint_every > 0 && p->step % t->options->checkpoint_every == 0 && !train_checkpoint(t, &why))
+                warn("no checkpoint of step %" PRId64 ": %s ---> the run goes on, the last good checkpoint is untouched", p->step, why.text);
+        }
+        if (p->stage + 1 == t->recipe->num_stages) return 0;
+        p->stage++;
+        p->stage_step = p->epoch = p->row = 0;
+        p->dev_stage_step = -1;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// --dry-run and --dump
+
+FN void train_print_plan(const Train *t) {
+    const Recipe *r = t->recipe;
+    double tokens = (double)t->steps * (double)r->step_tokens, parameters = (double)config_num_parameters(t->config);
+    fprintf(stderr, "recipe %s, seed %" PRId64 ": rows of %" PRId64 " tokens, %" PRId64 " rows a step in micro-batches of %" PRId64 "\n", r->name, r->seed, r->seq_len,
+            r->step_tokens / r->seq_len, r->micro_rows);
+    for (int i = 0; i < r->num_stages; i++) {
+        const StageData *s = &t->data->stages[i];
+        RecipeStage *g = &r->stages[i];
+        fprintf(stderr, "stage %s: %" PRId64 " of %" PRId64 " steps, lr %g %s warmup %g floor %g, AdamW %s wd %g betas %g %g eps %g clip %g\n", g->name, s->stop, s->horizon, g->lr,
+                schedule_name(g->schedule), g->warmup, g->floor, g->keep_optimizer ? "kept" : "fresh", g->weight_decay, g->beta1, g->beta2, g->eps, g->grad_clip);
+        for (int k = 0; k < s->num_streams; k++) {
+            const Stream *x = &s->streams[k];
+            char share[64];
+            if (x->take_tokens >= 0) snprintf(share, sizeof share, "%" PRId64 " tokens", x->take_tokens);
+            else snprintf(share, sizeof share, "%" PRId64 " documents", x->take);
+            fprintf(stderr, "  %-16s %-3s %10" PRId64 " documents %12" PRId64 " tokens; an epoch takes %s; split %" PRId64 " into %" PRId64 ", dropped as over-long %" PRId64 " (%" PRId64
+                    " tokens), too short %" PRId64 ", held out %" PRId64 ", dev %" PRId64 "\n", x->name, shard_kind_names[x->kind], x->num_documents, x->num_tokens, share, x->split,
+                    x->split_pieces, x->dropped, x->dropped_tokens, x->too_short, x->held_out, x->num_dev);
+        }
+        fprintf(stderr, "  first epoch: %" PRId64 " rows, %" PRId64 " tokens, %" PRId64 " trained targets; %s packing fills %.3f %%, balance %s\n", s->first_rows, s->first_tokens,
+                s->first_trained, g->next_fit ? "next-fit" : "best-fit", 100 * s->first_fill, balance_names[g->balance]);
+    }
+    double MiB = 1048576.0;
+    fprintf(stderr, "memory: model, gradient, moments and activations %.1f MiB, one step's rows %.1f MiB; token shards are mapped, not loaded\n",
+            (double)model_memory_bytes(t->config, r->micro_rows, r->seq_len, true) / MiB, (double)(r->step_tokens * 20 + r->micro_rows * r->seq_len * 8) / MiB);
+    fprintf(stderr, "in all %" PRId64 " steps, %.4g tokens, %.4g parameters, about %.3g FLOPs (6 x parameters x tokens)\n", t->steps, tokens, parameters, 6 * parameters * tokens);
+}
+
+FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
+    Model *m = t->model;
+    int64_t epoch = 0, row = 0, V = t->config->vocab_size;
+    step_fill(&t->step, t->data, 0, &epoch, &row);
+    const Step *s = &t->step;
+    if (s->trained == 0) return fail(e, "the first step has no trained target ---> is this the right data?");
+    int64_t places = s->rows * s->T, one = 1, shape[3] = {s->rows, s->T, V}, logits_bytes = 0;
+    bool with_logits = mul_size(places, V * 4, &logits_bytes) && logits_bytes < (1ll << 30);
+    float *logits = with_logits ? (float *)xmalloc(logits_bytes) : NULL, *scratch = (float *)xmalloc(model_largest_tensor(m) * (int64_t)sizeof(float));
+    model_zero_grad(m);
+    float loss = (float)(train_pass(t, s->trained, sums, counts, logits) / (double)s->trained);
+    SafetensorsWriter *w = safetensors_writer_new(t->options->dump);
+    safetensors_writer_metadata(w, "format", "findap-dump-1");
+    safetensors_writer_tensor(w, "loss", DTYPE_F32, 1, &one);
+    safetensors_writer_tensor(w, "tokens", DTYPE_I32, 2, shape);
+    safetensors_writer_tensor(w, "positions", DTYPE_I32, 2, shape);
+    safetensors_writer_tensor(w, "targets", DTYPE_I32, 2, shape);
+    safetensors_writer_tensor(w, "weights", DTYPE_F32, 2, shape);
+    if (with_logits) safetensors_writer_tensor(w, "logits", DTYPE_F32, 3, shape);
+    for (int i = 0; i < model_num_tensors(m); i++)
+        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) tensor_declare(w, model_tensor(m, i), l, "grad.");
+    bool ok = safetensors_writer_begin(w, e) && safetensors_writer_data(w, &loss, 4, e) && safetensors_writer_data(w, s->tokens, places * 4, e) &&
+              safetensors_writer_data(w, s->positions, places * 4, e) && safetensors_writer_data(w, s->targets, places * 4, e) && safetensors_writer_data(w, s->weights, places * 4, e) &&
+              (!with_logits || safetensors_writer_data(w, logits, logits_bytes, e));
+    for (int i = 0; i < model_num_tensors(m) && ok; i++)
+        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)) && ok; l++) {
+            model_get(m, KIND_GRAD, i, (int)l, scratch);
+            ok = safetensors_writer_data(w, scratch, tensor_numbers(model_tensor(m, i)) * 4, e);
+        }
+    if (ok) ok = safetensors_writer_commit(w, e);
+    else safetensors_writer_abandon(w);
+    free(logits); free(scratch);
+    if (ok) fprintf(stderr, "%s: loss %.6f over %" PRId64 " trained targets, %" PRId64 " x %" PRId64 " places%s\n", t->options->dump, loss, s->trained, s->rows, s->T,
+                    with_logits ? "" : "; no logits: they would take 1 GiB or more");
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// from flags to exit status
+
+// what --resume compares: settings, the model's shape, the data
+FN bool train_identity(Train *t, Error *e) {
+    char *path = path_join(t->options->model, "config.json");
+    Hash config;
+    bool ok = hash_file(path, &config, e);
+    free(path);
+    if (!ok) return false;
+    json_t *data = json_array();
+    for (int i = 0; i < t->data->num_files; i++) json_array_append_new(data, json_string(t->data->files[i].hash.hex));
+    t->identity = json_object();
+    json_object_set_new(t->identity, "recipe", recipe_to_json(t->recipe));
+    json_object_set_new(t->identity, "model_config_hash", json_string(config.hex));
+    json_object_set_new(t->identity, "data_hashes", data);
+    return true;
+}
+
+FN void train_check_tokenizer(const Train *t) {
+    char *path = path_join(t->options->model, "tokenizer.json");
+    Hash h;
+    if (file_exists(path) && hash_file(path, &h, NULL) && strcmp(h.hex, t->data->files[0].shard.tokenizer) != 0)
+        warn("%s: is not the tokenizer that the data was prepared with (%.8s, not %.8s) ---> prepare with --tokenizer %s, unless the two are equivalent", path, h.hex,
+             t->data->files[0].shard.tokenizer, t->options->model);
+    free(path);
+}
+
+FN bool train_make_model(Train *t, Error *e) {
+    const Recipe *r = t->recipe;
+    t->model = model_create(t->config, r->micro_rows, r->seq_len, true);
+    step_new(&t->step, r->step_tokens / r->seq_len, r->seq_len);
+    t->coef = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
+    t->logp = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
+    if (strcmp(t->options->init, "random") == 0) model_init_random(t->model, (uint64_t)t->options->init_seed);
+    else if (!model_load_dir(t->model, t->options->model, e)) return false;
+    model_zero_moments(t->model);
+    return true;
+}
+
+FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
+    TrainOptions *o = t->options;
+    bool found = false;
+    t->progress.best_dev = INFINITY;
+    t->progress.dev_stage_step = t->progress.best_dev_step = t->saved_step = -1;
+    if (o->resume && !checkpoint_resume(o->out, t->model, &t->progress, t->identity, &found, e)) return false;
+    if (o->resume && !found) warn("%s/checkpoints: there is no checkpoint yet ---> starting from the beginning", o->out);
+    if (found) {
+        t->saved_step = t->progress.step;
+        const Progress *p = &t->progress;
+        if (p->stage >= t->recipe->num_stages || p->stage_step > t->data->stages[p->stage].stop || p->epoch < 0 || p->row < 0) return fail(e, "%s: the checkpoint's cursor is beyond the recipe", o->out);
+        stage_epoch(t->data, (int)p->stage, p->epoch);
+        if (p->row > t->data->stages[p->stage].packing.num_rows) return fail(e, "%s: the checkpoint's row %" PRId64 " is beyond the epoch", o->out, p->row);
+        log_say(&t->log, "resumed after step %" PRId64 ": stage %s, epoch %" PRId64 ", row %" PRId64 "\n", p->step, t->recipe->stages[p->stage].name, p->epoch, p->row);
+    }
+    t->log.start = seconds_now();
+    t->log.first_step = t->progress.step;
+    json_t *j = json_object(), *command = json_array();
+    for (int i = 0; i < argc; i++) {
+        char word[4096];
+        escape_text(word, sizeof word, argv[i], strlen(argv[i]));   // JSON holds UTF-8 only
+        json_array_append_new(command, json_string(word));
+    }
+    json_object_set_new(j, "event", json_string(found ? "resume" : "start"));
+    json_object_set_new(j, "step", json_integer(t->progress.step));
+    json_object_set_new(j, "program", json_string(program_name));
+    json_object_set_new(j, "commit", json_string(FINDAP_COMMIT));
+    json_object_set_new(j, "device", json_string(FINDAP_DEVICE));
+    json_object_set_new(j, "threads", json_integer(log_threads()));
+    json_object_set_new(j, "command", command);
+    json_object_set(j, "run", t->identity);
+    log_record(&t->log, j);
+    return true;
+}
+
+FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv, Error *e) {
+    Config config;
+    Data data;
+    Train t;
+    memset(&t, 0, sizeof t);
+    memset(&data, 0, sizeof data);
+    t.options = o; t.recipe = recipe; t.data = &data; t.config = &config;
+    int result = 1, most = 1;
+    double *sums = NULL;
+    int64_t *counts = NULL, dev = 0;
+    if (!config_load(o->model, &config, e) || !data_open(&data, recipe, config.vocab_size, e)) goto end;
+    for (int i = 0; i < recipe->num_stages; i++) {
+        if (data.stages[i].num_streams > most) most = data.stages[i].num_streams;
+        dev += data.stages[i].dev.num_rows;
+    }
+    if (recipe->seq_len > config.max_position) { fail(e, "seq_len is %" PRId64 ", the model has %" PRId64 " positions ---> use shorter rows", recipe->seq_len, config.max_position); goto end; }
+    if (dev == 0 && recipe->dev_patience > 0) { fail(e, "patience is %" PRId64 ", but there is no dev data ---> hold some out with --dev-rows", recipe->dev_patience); goto end; }
+    if (dev == 0 && o->dev_every_given) { fail(e, "--dev-every has no effect here: there is no dev data ---> hold some out with --dev-rows"); goto end; }
+    t.steps = train_all_steps(&data);
+    if (!o->quiet) train_print_plan(&t);
+    if (o->dry_run) { result = 0; goto end; }
+    sums = (double *)xcalloc(most, sizeof(double));
+    counts = (int64_t *)xcalloc(most, sizeof(int64_t));
+    t.losses = (StreamLoss *)xcalloc(most, sizeof(StreamLoss));
+    train_check_tokenizer(&t);
+    if (!o->dump && !train_out_directory(o, &t.log, e)) goto end;
+    if (!train_identity(&t, e) || !train_make_model(&t, e)) goto end;
+    if (o->dump) { result = train_dump(&t, sums, counts, e) ? 0 : 1; goto end; }
+    if (!train_begin(&t, argc, argv, e)) goto end;
+    result = train_run(&t, sums, counts, e);
+    if (result == 0 && (!train_checkpoint(&t, e) || !model_save_dir(t.model, o->model, o->out, o->save_dtype ? o->save_dtype : config.dtype, 5000000000ll, e))) result = 1;
+    if (result == 0) {
+        json_t *j = json_pack("{s:s,s:I,s:I,s:I,s:I}", "event", "done", "step", (json_int_t)t.progress.step, "tokens_total", (json_int_t)t.progress.tokens_total,
+                              "trained_targets_total", (json_int_t)t.progress.trained_total, "skipped_steps_total", (json_int_t)t.progress.skipped_total);
+        log_record(&t.log, j);
+        log_say(&t.log, "done: %" PRId64 " steps, %" PRId64 " tokens, %" PRId64 " trained targets, %" PRId64 " skipped steps; the model is in %s%s\n", t.progress.step,
+                t.progress.tokens_total, t.progress.trained_total, t.progress.skipped_total, o->out, t.progress.best_dev_step > 0 ? ", that of the lowest dev loss in its best/" : "");
+    }
+end:
+    train_free(&t);
+    data_free(&data);
+    free(sums);
+    free(counts);
+    return result;
+}
+
+// main of train_findap. Exit status: 0 the job was done; 1 an error; EXIT_STOPPED (3) stopped by SIGTERM, SIGINT or
+// --stop-after-steps, with a checkpoint from which the same command with --resume goes on.
+FN int train_main(int argc, char **argv) {
+    program_name = "train_findap";
+    sigbus_message();
+    signal(SIGXFSZ, SIG_IGN);   // a file-size limit is then a failed write like a full disk
+    train_stop_signal = 0;
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = train_on_signal;
+    action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    TrainOptions o;
+    Recipe recipe;
+    memset(&recipe, 0, sizeof recipe);
+    Flag flags[TRAIN_FLAGS];
+    int n = train_flags(&o, flags), result = 1;
+    bool help = false;
+    Error e;
+    e.text[0] = 0;
+    if (!flags_parse(argc, argv, 1, flags, n, NULL, &help, &e)) goto end;
+    if (help) {
+        flags_help("train_findap --model DIR (--recipe FILE | --data SHARD...) --out DIR [flags]",
+                   "Joint continual pre-training and instruction tuning. A Hugging Face directory in, the same out.\n"
+                   "Exit status: 0 done, 1 error, 3 stopped with a checkpoint (go on with --resume).", flags, n);
+        result = 0;
+        goto end;
+    }
+    if (!train_check_flags(&o, flags, n, &e)) goto end;
+    if (!o.quiet) log_banner(FINDAP_DEVICE, argc, argv);
+    if (o.recipe && !recipe_load(o.recipe, &recipe, &e)) goto end;
+    if (!o.recipe) recipe_from_data(&o.data, &o.dev_data, &recipe);
+    if (!train_override(&o, flags, n, &recipe, &e)) goto end;
+    o.dev_every_given = flag_given(flags, n, "--dev-every");
+    result = train_with_recipe(&o, &recipe, argc, argv, &e);
+end:
+    if (result == 1) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
+    recipe_free(&recipe);
+    free(o.data.items);
+    free(o.dev_data.items);
+    return result;
+}
+
+#endif
