@@ -2,14 +2,14 @@
 # Real input on a CPU, without Python: continual pre-training text (Federal Reserve minutes, two books) and instruction data
 # (GSM8K, FinQA conversations, XBRL formulas) through the real Llama-3 tokenizer into a small Llama trained from scratch.
 #
-#   FINDAP_DATA=/path/to/unpacked/data scripts/real_cpu.sh [OUT]       STEPS=300 SEQ=512 STEP_TOKENS=4096 by default
+#   FINDAP_DATA=/path/to/unpacked/data scripts/real_cpu.sh [OUT]       STEPS=300 SEQ=512 STEP_TOKENS=1024 by default
 #
 # FINDAP_DATA holds folders cpt_fed, cpt_books, gsm8k, finqa, xbrl_formula and tokenizers/llama3_tokenizer.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${FINDAP_DATA:-}
 out=${1:-build/real}
-steps=${STEPS:-300} seq=${SEQ:-512} step_tokens=${STEP_TOKENS:-4096}
+steps=${STEPS:-300} seq=${SEQ:-512} step_tokens=${STEP_TOKENS:-1024}
 if [ -z "$data" ] || [ ! -f "$data/tokenizers/llama3_tokenizer.json" ]; then
     echo "real_cpu.sh: skipped: FINDAP_DATA does not name a directory with tokenizers/llama3_tokenizer.json"
     exit 0
@@ -36,7 +36,7 @@ prepare --kind it --template llama3 --fields prompt=question,completion=answer -
 prepare --kind it --template llama3 --out "$out/shards/finqa" "$data/finqa/flare_finqa_valid.jsonl"
 prepare --kind it --template llama3 --fields prompt=context,completion=target --out "$out/shards/formula" "$data/xbrl_formula/finlora_formula_train.jsonl"
 cat >"$out/recipe.json" <<JSON
-{"name": "real-cpu", "seed": 42, "seq_len": $seq, "step_tokens": $step_tokens, "micro_rows": 4, "dev": {"dev_rows": 40, "every": 50},
+{"name": "real-cpu", "seed": 42, "seq_len": $seq, "step_tokens": $step_tokens, "micro_rows": 2, "dev": {"dev_rows": 20, "every": 50},
  "optimizer": {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95},
  "stages": [{"name": "joint", "balance": "tokens", "steps": $steps, "lr": 2e-3, "warmup": 0.1, "schedule": "cosine", "floor": 0.1,
    "streams": [{"name": "text", "kind": "cpt", "shards": ["shards/text"]}, {"name": "gsm8k", "kind": "it", "shards": ["shards/gsm8k"]},
