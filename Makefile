@@ -21,6 +21,7 @@ NVCC      := $(shell command -v nvcc 2>/dev/null || ls $(CUDA_HOME)/bin/nvcc 2>/
 NVCC_VER  := $(if $(NVCC),$(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))
 HAS_NCCL  := $(shell ls /usr/include/nccl.h $(CUDA_HOME)/include/nccl.h 2>/dev/null | head -n 1)
 HAS_CUDNN := $(shell ls /usr/include/cudnn.h /usr/include/x86_64-linux-gnu/cudnn.h $(CUDA_HOME)/include/cudnn.h 2>/dev/null | head -n 1)
+CXX_FOUND := $(shell command -v $(CXX) 2>/dev/null)
 MPICC     := $(shell command -v mpicc 2>/dev/null)
 HAS_OMP   := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo yes)
 has_header = $(shell printf '$(HASH)include <%s>\nint main(void){return 0;}' '$(1)' | $(CC) -fsyntax-only -x c - 2>/dev/null && echo yes)
@@ -51,7 +52,7 @@ CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
-.PHONY: all detect demo test test-sanitize sanitized-tests cuda fuzz bench deps help clean
+.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -98,7 +99,7 @@ else
 all: detect $(addprefix $(BUILD)/,$(CPU_PROGRAMS)) $(if $(NVCC),$(if $(CUDA_PROGRAMS),cuda))
 demo: all
 	@bash scripts/demo.sh
-test: all $(TESTS)
+test: all $(TESTS) headers
 	@bash scripts/test.sh $(BUILD) $(TESTS)
 test-sanitize:
 	@$(MAKE) --no-print-directory SANITIZE=1 sanitized-tests
@@ -107,6 +108,9 @@ sanitized-tests: $(TESTS)
 bench: $(BUILD)/matmul_bench
 	$(BUILD)/matmul_bench
 endif
+# nvcc reads the headers as C++17; this says so without it
+headers:
+	@$(if $(CXX_FOUND),for h in findap/*.h; do $(CXX) -x c++ -std=c++17 -fsyntax-only -I. $$h 2>/dev/null || { $(CXX) -x c++ -std=c++17 -fsyntax-only -I. $$h; exit 1; }; done; echo "headers compile as C++17 too",echo "no C++ compiler here: that the headers compile as C++17 is not checked")
 deps:
 	@bash scripts/deps.sh
 

@@ -107,7 +107,7 @@ FN void warn(const char *format, ...) {
 FN bool mul_size(int64_t a, int64_t b, int64_t *out) { return a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, out); }
 
 FN void *xmalloc(int64_t bytes) {
-    void *p = bytes >= 0 ? malloc(bytes > 0 ? (size_t)bytes : 1) : NULL;
+    void *p = bytes >= 0 && bytes < INT64_MAX / 2 ? malloc(bytes > 0 ? (size_t)bytes : 1) : NULL;
     if (!p) die("out of memory: %.1f MiB more were asked for ---> use smaller rows, a smaller model or a larger machine", (double)bytes / 1048576.0);
     return p;
 }
@@ -151,7 +151,7 @@ FN void buffer_reserve(Buffer *b, int64_t more) {
     b->data = (char *)xrealloc(b->data, cap, 1);
     b->cap = cap;
 }
-FN void buffer_add(Buffer *b, const void *p, int64_t n) { buffer_reserve(b, n); if (n) memcpy(b->data + b->len, p, (size_t)n); b->len += n; }
+FN void buffer_add(Buffer *b, const void *p, int64_t n) { if (n <= 0) return; buffer_reserve(b, n); memcpy(b->data + b->len, p, (size_t)n); b->len += n; }
 FN void buffer_free(Buffer *b) { free(b->data); memset(b, 0, sizeof *b); }
 
 // a growing array of token ids
@@ -185,7 +185,7 @@ FN void sigbus_message(void) { signal(SIGBUS, on_sigbus); }
 
 FN bool map_file(const char *path, Mapped *m, Error *e) {
     m->data = NULL; m->size = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   // a named pipe in place of a file must be refused, not waited for
     if (fd < 0) return fail(e, "%s: cannot be opened: %s ---> check the path", path, strerror(errno));
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) { close(fd); return fail(e, "%s: is not a regular file", path); }

@@ -31,7 +31,8 @@ FN int64_t config_num_parameters(const Config *c) {
 
 // inv_freq (head_dim/2): theta^(-2j/head_dim) in fp32, with Llama-3.1's scaling where the config asks for it: wavelengths
 // above original/low are slowed by `factor`, those below original/high are kept, those between are blended. The order of
-// operations is Hugging Face's (modeling_rope_utils), so that the fp32 results agree.
+// operations is Hugging Face's (modeling_rope_utils), so that the fp32 results agree bit for bit, but for the last bit of
+// torch's own pow, which is not always correctly rounded (one of the 64 at head_dim 128, theta 1e6).
 FN void config_rope_inv_freq(const Config *c, float *inv_freq) {
     float factor = (float)c->rope_factor, low = (float)c->rope_low_freq_factor, high = (float)c->rope_high_freq_factor;
     float original = (float)c->rope_original_max_position;
@@ -39,11 +40,13 @@ FN void config_rope_inv_freq(const Config *c, float *inv_freq) {
         float exponent = (float)(2 * j) / (float)c->head_dim;
         float f = 1.0f / (float)pow(c->rope_theta, (double)exponent);
         if (c->rope_llama3) {
-            float wavelength = (float)(2.0 * 3.14159265358979323846) / f;
+            float wavelength = (1.0f / f) * (float)(2.0 * 3.14159265358979323846);   // torch divides a number by a tensor so
             if (wavelength > original / low) f = f / factor;
             else if (!(wavelength < original / high)) {
-                float smooth = (original / wavelength - low) / (high - low);
-                f = (1.0f - smooth) * (f / factor) + smooth * f;
+                volatile float ratio = (1.0f / wavelength) * original;   // volatile: torch rounds every product, a fused multiply-add would not
+                float smooth = (ratio - low) / (high - low);
+                volatile float slow = (1.0f - smooth) * f / factor, fast = smooth * f;
+                f = slow + fast;
             }
         }
         inv_freq[j] = f;
@@ -77,6 +80,9 @@ FN bool config_rope(const json_t *j, const char *where, Config *c, Error *e) {
     if (!json_get_double(p, "rope_theta", where, false, 1, 1e15, &c->rope_theta, e)) return false;
     const char *type = NULL;
     if (!json_get_string(p, "rope_type", where, false, &type, e) || (!type && !json_get_string(p, "type", where, false, &type, e))) return false;
+    double rotary_share = 1;
+    if (!json_get_double(p, "partial_rotary_factor", where, false, 1, 1, &rotary_share, e)) return false;
+    if (!type && json_object_get(p, "factor")) return fail(e, "%s: the rope scaling has a \"factor\" but no \"rope_type\", expected default or llama3", where);
     if (!type || strcmp(type, "default") == 0) return true;
     if (strcmp(type, "llama3") != 0) return fail(e, "%s: \"rope_type\" is \"%s\", expected default or llama3", where, type);
     c->rope_llama3 = true;
@@ -137,6 +143,13 @@ FN bool config_parse(const char *where, const json_t *j, Config *c, Error *e) {
     if (!config_refuse_true(j, "attention_bias", where, e) || !config_refuse_true(j, "mlp_bias", where, e) || !config_refuse_true(j, "use_sliding_window", where, e)) return false;
     const json_t *quantized = json_object_get(j, "quantization_config");
     if (quantized && !json_is_null(quantized)) return fail(e, "%s: the model is quantized (\"quantization_config\"), expected plain weights ---> use the original model", where);
+    double rotary_share = 1;
+    if (!json_get_double(j, "partial_rotary_factor", where, false, 1, 1, &rotary_share, e)) return false;
+    const json_t *layer_types = json_object_get(j, "layer_types");
+    for (size_t i = 0; i < json_array_size(layer_types); i++) {
+        const char *kind = json_string_value(json_array_get(layer_types, i));
+        if (!kind || strcmp(kind, "full_attention") != 0) return fail(e, "%s: layer_types[%zu] is \"%.40s\", expected full_attention", where, i, kind ? kind : "not a string");
+    }
     c->qkv_bias = c->family == FAMILY_QWEN2;
     if (!config_rope(j, where, c, e)) return false;
     if (!json_get_string(j, "dtype", where, false, &dtype, e) || (!dtype && !json_get_string(j, "torch_dtype", where, false, &dtype, e))) return false;
@@ -154,7 +167,7 @@ FN bool config_parse(const char *where, const json_t *j, Config *c, Error *e) {
 // reads DIR/config.json
 FN bool config_load(const char *dir, Config *c, Error *e) {
     char *path = path_join(dir, "config.json");
-    json_t *j = json_parse_file(path, 16 << 20, e);
+    json_t *j = json_parse_file(path, 1 << 20, e);   // real ones are a few KB
     bool ok = j && config_parse(path, j, c, e);
     json_decref(j);
     free(path);

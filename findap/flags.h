@@ -57,8 +57,9 @@ FN bool flag_set(Flag *f, const char *text, Error *e) {
 // Parses argv[first..]. Words that belong to no flag go to `rest` (NULL: they are an error). *help is set by --help.
 FN bool flags_parse(int argc, char **argv, int first, Flag *flags, int n, StringList *rest, bool *help, Error *e) {
     *help = false;
-    for (int a = first; a < argc; a++) {
+    for (int a = first; a < argc; a++)   // before anything is set, so that --help shows the defaults
         if (strcmp(argv[a], "--help") == 0 || strcmp(argv[a], "-h") == 0) { *help = true; return true; }
+    for (int a = first; a < argc; a++) {
         if (strncmp(argv[a], "--", 2) != 0) {
             if (!rest) return fail(e, "unexpected argument \"%s\" ---> see --help", argv[a]);
             rest->items = (const char **)xrealloc(rest->items, rest->n + 1, sizeof(char *));

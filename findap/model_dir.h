@@ -2,9 +2,10 @@
 // that it is the same for the CPU and the GPU. One tensor is in flight at a time; there is never a second copy of the model.
 #ifndef FINDAP_MODEL_DIR_H
 #define FINDAP_MODEL_DIR_H
-#include <sys/statvfs.h>
 #include "model.h"         // defines: Model, Tensor, model_get, model_put, model_config
 #include "safetensors.h"   // defines: Weights, weights_open, SafetensorsWriter
+#include <dirent.h>        // defines: opendir
+#include <sys/statvfs.h>   // defines: statvfs
 
 // the Hugging Face name of tensor t in layer `layer`
 FN void tensor_hf_name(const Tensor *t, int64_t layer, char *out, size_t size) {
@@ -93,14 +94,15 @@ FN bool copy_file(const char *from_dir, const char *to_dir, const char *name, Er
 // config.json as it is, but for the dtype where that changes
 FN bool save_config(const char *from_dir, const char *to_dir, const char *dtype, Error *e) {
     char *from = path_join(from_dir, "config.json"), *to = path_join(to_dir, "config.json");
-    json_t *j = json_parse_file(from, 16 << 20, e);
+    json_t *j = json_parse_file(from, 1 << 20, e);
     bool ok = j != NULL;
     const char *key = ok && !json_object_get(j, "dtype") && json_object_get(j, "torch_dtype") ? "torch_dtype" : "dtype";
     const char *have = json_string_value(json_object_get(j, key));
     if (ok && have && strcmp(have, dtype) == 0) ok = copy_file(from_dir, to_dir, "config.json", e);
     else if (ok) {
         json_object_set_new(j, key, json_string(dtype));
-        char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+        if (json_object_get(j, "torch_dtype")) json_object_set_new(j, "torch_dtype", json_string(dtype));   // both spellings in one file
+        char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
         CHECK(text);
         ok = write_file(to, text, (int64_t)strlen(text), e);
         free(text);
@@ -129,7 +131,10 @@ FN bool save_shard(const Model *m, const SavePiece *pieces, int64_t n, int shard
         if (pieces[i].shard != shard) continue;
         model_get(m, KIND_PARAM, pieces[i].tensor, (int)pieces[i].layer, buffer);
         safetensor_from_f32(dtype, buffer, tensor_numbers(model_tensor(m, pieces[i].tensor)), converted);
-        ok = safetensors_writer_data(w, converted, pieces[i].bytes, e);
+        int64_t numbers = tensor_numbers(model_tensor(m, pieces[i].tensor)), lost = 0;
+        if (dtype == DTYPE_F16) for (int64_t k = 0; k < numbers; k++) lost += fabsf(buffer[k]) >= 65520.0f;   // where rounding to half gives infinity
+        if (lost) ok = fail(e, "%s: %" PRId64 " weights of tensor %s are beyond float16's 65504 ---> save as bfloat16", path, lost, model_tensor(m, pieces[i].tensor)->name);
+        ok = ok && safetensors_writer_data(w, converted, pieces[i].bytes, e);
     }
     if (!ok) { safetensors_writer_abandon(w); return false; }
     return safetensors_writer_commit(w, e);
@@ -178,13 +183,25 @@ FN void remove_stale_weights(const char *dir, int shards) {
     }
 }
 
-// all shards into `temporary`, then renamed into place one after the other: the moment in which old and new are mixed is that of the renames
+FN void remove_directory_of_files(const char *path) {   // what a killed save left behind: plain files only, not their directories
+    DIR *d = opendir(path);
+    if (!d) return;
+    for (struct dirent *f; (f = readdir(d));) { char *p = path_join(path, f->d_name); unlink(p); free(p); }
+    closedir(d);
+    rmdir(path);
+}
+
+// Writes all shards into DIR/.saving and renames them into place only when all are whole and synced. A kill before leaves the old
+// weights. Among the renames: a single file is replaced in one; shards of another number have other names, and the index, which
+// decides, is replaced in one; shards of the same number take the old names one by one, and there the old index goes first, so
+// that a kill in between leaves a directory which does not load instead of a mixture which does.
 FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int shards, Dtype dtype, const char *out_dir, Error *e) {
     int64_t largest = 1;
     for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
     float *buffer = (float *)xmalloc(largest * (int64_t)sizeof(float));
     void *converted = xmalloc(largest * (int64_t)sizeof(float));
-    char *temporary = xprintf("%s/.saving.%d", out_dir, (int)getpid()), name[64];
+    char *temporary = path_join(out_dir, ".saving"), name[64];
+    remove_directory_of_files(temporary);
     bool ok = make_directory(temporary, e);
     for (int k = 0; ok && k < shards; k++) {
         shard_file_name(k, shards, name, sizeof name);
@@ -192,6 +209,11 @@ FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int sha
         ok = save_shard(m, pieces, n, k, dtype, path, buffer, converted, e);
         free(path);
     }
+    shard_file_name(0, shards, name, sizeof name);
+    char *first = path_join(out_dir, name), *old_index = path_join(out_dir, "model.safetensors.index.json");
+    if (ok && shards > 1 && file_exists(first)) { unlink(old_index); ok = sync_directory_of(old_index, e); }
+    free(first);
+    free(old_index);
     for (int k = 0; k < shards; k++) {   // into place, or, after a failure, away
         shard_file_name(k, shards, name, sizeof name);
         char *from = path_join(temporary, name), *to = path_join(out_dir, name);
@@ -207,8 +229,8 @@ FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int sha
         free(text);
         free(path);
     }
+    ok = ok && sync_directory_of(temporary, e);   // the new names are on the disk before the old ones go
     if (ok) remove_stale_weights(out_dir, shards);
-    if (ok) ok = sync_directory_of(temporary, e);
     free(temporary);
     free(buffer);
     free(converted);

@@ -86,10 +86,12 @@ FN void recipe_free(Recipe *r) {
     memset(r, 0, sizeof *r);
 }
 
+enum { DEFAULT_SEQ_LEN = 2048 };
+
 FN void recipe_defaults(Recipe *r) {
     memset(r, 0, sizeof *r);
     r->seed = 42;
-    r->seq_len = 2048;
+    r->seq_len = 0;       // what the model has positions for, at most DEFAULT_SEQ_LEN
     r->step_tokens = 0;   // 16 rows, once seq_len is known
     r->micro_rows = 1;
     r->dev_every = 500;
@@ -203,6 +205,7 @@ FN bool recipe_stage(json_t *j, const char *where, const char *base, RecipeStage
 
 // what both a file and the flags must satisfy; fills in step_tokens where it was left out
 FN bool recipe_check(Recipe *r, const char *where, Error *e) {
+    if (r->seq_len == 0) r->seq_len = DEFAULT_SEQ_LEN;
     if (r->step_tokens == 0) r->step_tokens = 16 * r->seq_len;
     if (r->step_tokens % r->seq_len != 0)
         return fail(e, "%s: step_tokens is %" PRId64 ", expected a multiple of seq_len = %" PRId64 " ---> try %" PRId64, where, r->step_tokens, r->seq_len,

@@ -20,7 +20,7 @@ FN const int8_t dtype_sizes[NUM_DTYPES] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1
 FN int64_t dtype_size(Dtype d) { return dtype_sizes[d]; }
 FN const char *dtype_name(Dtype d) { return dtype_names[d]; }
 
-enum { MAX_RANK = 8, MAX_HEADER = 32 << 20 };   // the header of a 405B model is 0.15 MB; the limit bounds what a hostile one can cost
+enum { MAX_RANK = 8, MAX_HEADER = 100000000, MAX_HEADER_OBJECTS = 1 << 20 };   // MAX_HEADER is upstream's; the header of a 405B model is 0.15 MB
 
 typedef struct {
     const char *name;        // belongs to the Safetensors
@@ -110,6 +110,23 @@ FN void safetensor_from_f32(Dtype dtype, const float *in, int64_t n, void *out) 
 // ---------------------------------------------------------------------------------------------------------------
 // reading
 
+// Bounds what parsing `text` can cost before it is parsed: a JSON value of three bytes takes some two hundred once parsed, so a
+// small hostile file could fill the memory. Counts brackets and commas outside strings; one pass, no allocation.
+FN bool json_bounded(const char *where, const char *text, int64_t size, int max_depth, int64_t max_objects, Error *e) {
+    int64_t objects = 0, arrays = 0, commas = 0;
+    int depth = 0;
+    for (int64_t i = 0; i < size; i++) {
+        if (text[i] == '"') for (i++; i < size && text[i] != '"'; i++) i += text[i] == '\\';
+        else if (text[i] == '{' || text[i] == '[') { depth++; if (text[i] == '{') objects++; else arrays++; }
+        else if (text[i] == '}' || text[i] == ']') depth--;
+        else commas += text[i] == ',';
+        if (depth > max_depth) return fail(e, "%s: JSON nested deeper than %d at byte %" PRId64 " ---> is it a file of this kind?", where, max_depth, i);
+        if (objects > max_objects || arrays > 2 * max_objects || commas > 8 * max_objects)
+            return fail(e, "%s: more than %" PRId64 " objects, %" PRId64 " lists or %" PRId64 " commas in its JSON, expected fewer", where, max_objects, 2 * max_objects, 8 * max_objects);
+    }
+    return true;
+}
+
 FN bool safetensors_tensor(const char *where, const char *name, const json_t *j, int64_t data_size, SafeTensor *t, Error *e) {
     static const char *const known[] = {"dtype", "shape", "data_offsets", NULL};
     if (!json_is_object(j)) return fail(e, "%s: tensor \"%.100s\" is %s, expected an object", where, name, json_type_name(j));
@@ -119,7 +136,7 @@ FN bool safetensors_tensor(const char *where, const char *name, const json_t *j,
     t->name = name;
     int d = 0;
     while (d < NUM_DTYPES && strcmp(dtype_names[d], json_string_value(dtype)) != 0) d++;
-    if (d == NUM_DTYPES) return fail(e, "%s: tensor \"%.100s\": unknown dtype \"%.40s\", expected one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL", where, name, json_string_value(dtype));
+    if (d == NUM_DTYPES || json_string_length(dtype) != strlen(dtype_names[d])) return fail(e, "%s: tensor \"%.100s\": unknown dtype \"%.40s\", expected one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL", where, name, json_string_value(dtype));
     t->dtype = (Dtype)d;
     if (!json_is_array(shape)) return fail(e, "%s: tensor \"%.100s\": \"shape\" is %s, expected a list", where, name, json_type_name(shape));
     if (json_array_size(shape) > MAX_RANK) return fail(e, "%s: tensor \"%.100s\": has %zu dimensions, expected at most %d", where, name, json_array_size(shape), MAX_RANK);
@@ -177,6 +194,7 @@ FN bool safetensors_parse(const char *where, Safetensors *s, Error *e) {
     int64_t length = (int64_t)n, data_size = s->file.size - 8 - length;
     if (length < 2 || text[0] != '{') return fail(e, "%s: the header does not begin with '{' ---> is it a safetensors file?", where);
     while (length > 0 && text[length - 1] == ' ') length--;
+    if (!json_bounded(where, text, length, 3, MAX_HEADER_OBJECTS, e)) return false;   // {"name": {"shape": [...]}} is the deepest there can be
     s->header = json_parse(where, text, length, e);
     if (!s->header) return false;
     if (!json_is_object(s->header)) return fail(e, "%s: the header is %s, expected an object", where, json_type_name(s->header));
@@ -195,7 +213,8 @@ FN bool safetensors_parse(const char *where, Safetensors *s, Error *e) {
         const char *k;
         json_t *v;
         json_object_foreach(value, k, v)
-            if (!json_is_string(v)) return fail(e, "%s: metadata \"%.100s\" is %s, expected a string", where, k, json_type_name(v));
+            if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+                return fail(e, "%s: metadata \"%.100s\" is %s, expected a string without NUL", where, k, json_type_name(v));
     }
     if (s->count) qsort(s->tensors, (size_t)s->count, sizeof(SafeTensor), safetensors_order);
     int64_t at = 0;
@@ -346,9 +365,8 @@ FN bool weights_shard_inside(const char *dir, const char *name, Error *e) {
     return ok;
 }
 
+// opens the file `name` of `dir` and adds it to w
 FN bool weights_file(Weights *w, const char *dir, const char *name, int *index, Error *e) {
-    for (int i = 0; i < w->num_files; i++) if (strcmp(w->names[i], name) == 0) { *index = i; return true; }
-    if (w->num_files >= 100000) return fail(e, "%s: more than 100000 shards", dir);
     char *path = path_join(dir, name);
     Safetensors *s = safetensors_open(path, e);
     free(path);
@@ -368,7 +386,11 @@ FN bool weights_index(const char *where, json_t *index, Error *e) {
     if (!json_is_object(map) || json_object_size(map) == 0) return fail(e, "%s: \"weight_map\" is %s, expected an object with at least one tensor", where, json_is_object(map) ? "empty" : json_type_name(map));
     if (metadata && !json_is_object(metadata)) return fail(e, "%s: \"metadata\" is %s, expected an object", where, json_type_name(metadata));
     json_t *total = json_object_get(metadata, "total_size");
-    if (total && (!json_is_number(total) || json_number_value(total) < 0)) return fail(e, "%s: \"total_size\" is %s, expected a number of bytes", where, json_is_number(total) ? "negative" : json_type_name(total));
+    // only a total_size that is no count of bytes is refused (some writers spell it 123.0); a wrong one is warned about by
+    // weights_open_index: it is for progress bars, nothing is sized by it, and merging tools are known to leave it stale
+    double bytes = json_number_value(total);
+    if (total && (!json_is_number(total) || bytes < 0 || bytes > 9e18 || bytes != floor(bytes)))
+        return fail(e, "%s: \"total_size\" is %s, expected a number of bytes", where, json_is_number(total) ? "not a whole number of at least 0" : json_type_name(total));
     const char *tensor;
     json_t *file;
     json_object_foreach(map, tensor, file) {
@@ -379,14 +401,29 @@ FN bool weights_index(const char *where, json_t *index, Error *e) {
 }
 
 FN bool weights_open_index(Weights *w, const char *dir, const char *path, Error *e) {
-    json_t *index = json_parse_file(path, 64 << 20, e);
+    Mapped text = {NULL, 0};
+    json_t *index = NULL;
+    if (map_file(path, &text, e)) {
+        if (text.size > MAX_HEADER) fail(e, "%s: is %" PRId64 " bytes, expected at most %d ---> is this the right file?", path, text.size, MAX_HEADER);
+        else if (json_bounded(path, (const char *)text.data, text.size, 16, MAX_HEADER_OBJECTS, e)) index = json_parse(path, (const char *)text.data, text.size, e);
+        unmap_file(&text);
+    }
     bool ok = index && weights_index(path, index, e);
+    json_t *opened = json_object();   // file name -> place in w->files: a look-up that does not grow with the number of shards
+    int64_t bytes = 0;
     json_t *map = json_object_get(index, "weight_map"), *file;
     const char *tensor;
     w->map = json_object();
     if (ok) json_object_foreach(map, tensor, file) {
-        int i = 0;
-        ok = ok && weights_shard_inside(dir, json_string_value(file), e) && weights_file(w, dir, json_string_value(file), &i, e);
+        if (!ok) break;
+        const char *name = json_string_value(file);
+        json_t *known = json_object_get(opened, name);
+        int i = (int)json_integer_value(known);
+        if (!known) {
+            if (w->num_files >= 10000) ok = fail(e, "%s: names more than 10000 shards", path);
+            ok = ok && weights_shard_inside(dir, name, e) && weights_file(w, dir, name, &i, e);
+            if (ok) json_object_set_new(opened, name, json_integer(i));
+        }
         if (ok && !safetensors_find(w->files[i], tensor)) ok = fail(e, "%s: says that %s holds \"%.100s\", which it does not ---> do index and shards belong together?", path, json_string_value(file), tensor);
         if (ok) json_object_set_new(w->map, tensor, json_integer(i));
     }
@@ -395,9 +432,13 @@ FN bool weights_open_index(Weights *w, const char *dir, const char *path, Error 
         for (int64_t k = 0; ok && k < w->files[i]->count; k++) {
             const char *name = w->files[i]->tensors[k].name;
             json_t *at = json_object_get(w->map, name);
+            bytes += w->files[i]->tensors[k].bytes;
             if (!at) ok = fail(e, "%s: does not list \"%.100s\" of %s", path, name, w->names[i]);
             else if (json_integer_value(at) != i) ok = fail(e, "%s: \"%.100s\" is in two shards, %s and %s", path, name, w->names[i], w->names[json_integer_value(at)]);
         }
+    json_t *total = json_object_get(json_object_get(index, "metadata"), "total_size");
+    if (ok && total && json_number_value(total) != (double)bytes) warn("%s: \"total_size\" is %.0f, the shards hold %" PRId64 " bytes", path, json_number_value(total), bytes);
+    json_decref(opened);
     json_decref(index);
     return ok;
 }

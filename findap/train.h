@@ -51,8 +51,8 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
     o->init = "model"; o->init_seed = 1; o->keep = 2; o->checkpoint_every = 500; o->log_every = 1;
     Recipe r;
     recipe_defaults(&r);
-    o->seq_len = r.seq_len; o->micro_rows = r.micro_rows; o->seed = r.seed; o->dev_every = r.dev_every; o->patience = r.dev_patience;
-    o->epochs = 1; o->schedule = "linear"; o->packing = "best-fit"; o->step_tokens = 16 * r.seq_len;
+    o->seq_len = DEFAULT_SEQ_LEN; o->micro_rows = r.micro_rows; o->seed = r.seed; o->dev_every = r.dev_every; o->patience = r.dev_patience;
+    o->epochs = 1; o->schedule = "linear"; o->packing = "best-fit"; o->step_tokens = 16 * DEFAULT_SEQ_LEN;
     const double big = 4e18;
     const Flag table[] = {
         {"--model", FLAG_STRING, &o->model, "DIR", "Hugging Face directory to start from", 0, 0, false},
@@ -62,8 +62,8 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         {"--out", FLAG_STRING, &o->out, "DIR", "where model, best/, checkpoints/ and log.jsonl go", 0, 0, false},
         {"--init", FLAG_STRING, &o->init, "WHAT", "model: weights of --model; random: only its config.json", 0, 0, false},
         {"--init-seed", FLAG_INT, &o->init_seed, "N", "seed of --init random", 0, big, false},
-        {"--seq-len", FLAG_INT, &o->seq_len, "N", "tokens of a packed row", 2, 1 << 24, false},
-        {"--step-tokens", FLAG_INT, &o->step_tokens, "N", "tokens of a step, all micro-batches", 2, 1e12, false},
+        {"--seq-len", FLAG_INT, &o->seq_len, "N", "tokens of a packed row, at most the model's positions", 2, 1 << 24, false},
+        {"--step-tokens", FLAG_INT, &o->step_tokens, "N", "tokens of a step, all micro-batches: 16 rows unless given", 2, 1e12, false},
         {"--micro-rows", FLAG_INT, &o->micro_rows, "N", "rows of a micro-batch: memory, not result", 1, 1 << 20, false},
         {"--steps", FLAG_INT, &o->steps, "N", "schedule's horizon of a stage, in steps", 1, big, false},
         {"--epochs", FLAG_INT, &o->epochs, "N", "... or in epochs", 1, 1e6, false},
@@ -564,7 +564,7 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
         if (data.stages[i].num_streams > most) most = data.stages[i].num_streams;
         dev += data.stages[i].dev.num_rows;
     }
-    if (recipe->seq_len > config.max_position) { fail(e, "seq_len is %" PRId64 ", the model has %" PRId64 " positions ---> use shorter rows", recipe->seq_len, config.max_position); goto end; }
+    if (recipe->seq_len > config.max_position) { fail(e, "seq_len is %" PRId64 ", the model has %" PRId64 " positions ---> use shorter rows: --seq-len %" PRId64, recipe->seq_len, config.max_position, config.max_position); goto end; }
     if (dev == 0 && recipe->dev_patience > 0) { fail(e, "patience is %" PRId64 ", but there is no dev data ---> hold some out with --dev-rows", recipe->dev_patience); goto end; }
     if (dev == 0 && o->dev_every_given) { fail(e, "--dev-every has no effect here: there is no dev data ---> hold some out with --dev-rows"); goto end; }
     t.steps = train_all_steps(&data);
@@ -628,6 +628,11 @@ FN int train_main(int argc, char **argv) {
     if (!o.quiet) log_banner(FINDAP_DEVICE, argc, argv);
     if (o.recipe && !recipe_load(o.recipe, &recipe, &e)) goto end;
     if (!o.recipe) recipe_from_data(&o.data, &o.dev_data, &recipe);
+    if (recipe.seq_len == 0 && !flag_given(flags, n, "--seq-len")) {   // nobody said: as long as the model takes
+        Config config;
+        if (!config_load(o.model, &config, &e)) goto end;
+        recipe.seq_len = config.max_position < DEFAULT_SEQ_LEN ? config.max_position : DEFAULT_SEQ_LEN;
+    }
     if (!train_override(&o, flags, n, &recipe, &e)) goto end;
     o.dev_every_given = flag_given(flags, n, "--dev-every");
     result = train_with_recipe(&o, &recipe, argc, argv, &e);

@@ -200,7 +200,7 @@ static void guess_and_hash(void **state) {
     assert_int_equal(chat_guess(r1), TEMPLATE_DEEPSEEK_R1);
     char hashes[NUM_TEMPLATES][33];
     for (int i = 0; i < NUM_TEMPLATES; i++) {
-        ChatTemplate c;
+        ChatTemplate c = TEMPLATE_NONE;
         assert_true(chat_find(chat_name((ChatTemplate)i), &c, NULL));
         assert_int_equal(c, i);
         snprintf(hashes[i], sizeof hashes[i], "%s", chat_hash(c));
