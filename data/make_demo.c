@@ -10,8 +10,8 @@
 //     OUT/recipe.json                            joint pre-training and instruction tuning in two groups, as FinDAP does it
 //
 // The world is small enough for a model of under a million parameters to learn in a minute and a half, and honest enough
-// to need both streams: which sector and city a company belongs to is told in reports only for half of the companies, and asked
-// of exactly those; the form of question and answer comes from the instruction data about the other half.
+// to need both streams: of every company one fact (its sector or its city) is never asked in the instruction data. It stands in the
+// reports only, and the test asks for exactly that: knowledge from one stream, the form of question and answer from the other.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
 #include "../findap/flags.h"    // defines: flags_parse
 #include "../findap/json.h"     // defines: json_t
@@ -62,14 +62,14 @@ static void make_world(World *w, uint64_t seed) {
         w->company[i].city = draw(w, 6);
     }
 }
-// facts about odd-numbered companies are asked in the test only; instruction data asks about the even-numbered ones
-static bool is_secret(int company) { return company % 2 == 1; }
+// which of a company's two facts the test asks for and the instruction data does not: the sector of odd ones, the city of even ones
+static bool asks_sector(int company, bool test) { return (company % 2 == 1) == test; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // texts
 
 static char *report(World *w) {
-    int i = draw(w, NUM_COMPANIES), revenue = 2 + draw(w, 10), cost = 1 + draw(w, revenue - 1);
+    int i = draw(w, NUM_COMPANIES), revenue = 2 + draw(w, 8), cost = 1 + draw(w, revenue - 1);
     const Company *c = &w->company[i];
     const char *sector = sectors[c->sector], *city = cities[c->city];
     switch (draw(w, 6)) {
@@ -83,7 +83,7 @@ static char *report(World *w) {
 }
 
 static char *book_page(World *w) {
-    int revenue = 2 + draw(w, 10), cost = 1 + draw(w, revenue - 1), a = 10 + draw(w, 90), b = 10 + draw(w, 90);
+    int revenue = 2 + draw(w, 8), cost = 1 + draw(w, revenue - 1), a = 10 + draw(w, 90), b = 10 + draw(w, 90);
     const char *const *t = terms[draw(w, NUM_TERMS)];
     if (a == b) b = a < 99 ? a + 1 : a - 1;
     switch (draw(w, 4)) {
@@ -98,7 +98,6 @@ static char *book_page(World *w) {
 static void question(World *w, int type, bool test, char **prompt, char **answer) {
     int i = draw(w, NUM_COMPANIES), a, b;
     const Company *c;
-    if (type == KNOWLEDGE) while (is_secret(i) != test) i = draw(w, NUM_COMPANIES);
     c = &w->company[i];
     switch (type) {
         case SENTIMENT: {
@@ -115,7 +114,7 @@ static void question(World *w, int type, bool test, char **prompt, char **answer
             *answer = xstrdup(a < b ? "rise" : "fall");
             return;
         case PROFIT:
-            a = 2 + draw(w, 10);
+            a = 2 + draw(w, 8);
             b = 1 + draw(w, a - 1);
             *prompt = draw(w, 2) ? xprintf("%s has revenue of %d and cost of %d. What is its profit?", c->name, a, b)
                                  : xprintf("What is the profit of %s with revenue of %d and cost of %d?", c->name, a, b);
@@ -130,7 +129,7 @@ static void question(World *w, int type, bool test, char **prompt, char **answer
             return;
         }
         default:
-            if (draw(w, 2)) { *prompt = xprintf(draw(w, 2) ? "What is the sector of %s?" : "In which sector does %s work?", c->name); *answer = xstrdup(sectors[c->sector]); }
+            if (asks_sector(i, test)) { *prompt = xprintf(draw(w, 2) ? "What is the sector of %s?" : "In which sector does %s work?", c->name); *answer = xstrdup(sectors[c->sector]); }
             else { *prompt = xprintf(draw(w, 2) ? "Where is the home of %s?" : "In which city is %s based?", c->name); *answer = xstrdup(cities[c->city]); }
     }
 }
@@ -339,7 +338,7 @@ int main(int argc, char **argv) {
     w.stream = 4;   // questions: classification, knowledge, terms; exercises: what is computed
     for (int i = 0; i < QUESTIONS + EXERCISES; i++) {
         bool exercise = i >= QUESTIONS;
-        static const int group1[] = {SENTIMENT, TERM, KNOWLEDGE, DIRECTION}, group2[] = {PROFIT, PROFIT, DIRECTION, PROFIT};
+        static const int group1[] = {SENTIMENT, TERM, KNOWLEDGE, DIRECTION}, group2[] = {PROFIT, DIRECTION};
         question(&w, exercise ? PICK(&w, group2) : PICK(&w, group1), false, &prompt, &answer);
         bpe_count(&bpe, prompt, table, table_size);
         bpe_count(&bpe, answer, table, table_size);
