@@ -10,8 +10,8 @@
 //     OUT/recipe.json                            joint pre-training and instruction tuning in two groups, as FinDAP does it
 //
 // The world is small enough for a model of under a million parameters to learn in a minute and a half, and honest enough
-// to need both streams: of every company one fact (its sector or its city) is never asked in the instruction data. It stands in the
-// reports only, and the test asks for exactly that: knowledge from one stream, the form of question and answer from the other.
+// to need both streams: which sector and city a company belongs to stands in the reports for every company, but the instruction
+// data asks it of half of them and the test of the other half: knowledge from one stream, the form of an answer from the other.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
 #include "../findap/flags.h"    // defines: flags_parse
 #include "../findap/json.h"     // defines: json_t
@@ -62,8 +62,8 @@ static void make_world(World *w, uint64_t seed) {
         w->company[i].city = draw(w, 6);
     }
 }
-// which of a company's two facts the test asks for and the instruction data does not: the sector of odd ones, the city of even ones
-static bool asks_sector(int company, bool test) { return (company % 2 == 1) == test; }
+// the test asks for facts about odd-numbered companies, the instruction data about even-numbered ones
+static bool is_secret(int company) { return company % 2 == 1; }
 
 // ---------------------------------------------------------------------------------------------------------------
 // texts
@@ -72,12 +72,14 @@ static char *report(World *w) {
     int i = draw(w, NUM_COMPANIES), revenue = 2 + draw(w, 8), cost = 1 + draw(w, revenue - 1);
     const Company *c = &w->company[i];
     const char *sector = sectors[c->sector], *city = cities[c->city];
-    switch (draw(w, 6)) {
+    switch (draw(w, 8)) {
         case 0: return xprintf("%s is a %s company from %s. Its revenue was %d million and its cost %d million, a profit of %d million.", c->name, sector, city, revenue, cost, revenue - cost);
         case 1: return xprintf("From its head office in %s, %s works in %s. Investors know %s as a %s company.", city, c->name, sector, c->name, sector);
         case 2: return xprintf("%s %s %s. The %s company is based in %s.", c->name, PICK(w, good_news), PICK(w, when), sector, city);
         case 3: return xprintf("%s %s %s. The %s company is based in %s.", c->name, PICK(w, bad_news), PICK(w, when), sector, city);
         case 4: return xprintf("%s %s %s. Like other firms in %s, it has its home in %s.", c->name, PICK(w, plain_news), PICK(w, when), sector, city);
+        case 5: return xprintf("The home of %s is %s.", c->name, city);
+        case 6: return xprintf("The sector of %s is %s.", c->name, sector);
         default: return xprintf("The sector of %s is %s. The home of %s is %s.", c->name, sector, c->name, city);
     }
 }
@@ -98,6 +100,7 @@ static char *book_page(World *w) {
 static void question(World *w, int type, bool test, char **prompt, char **answer) {
     int i = draw(w, NUM_COMPANIES), a, b;
     const Company *c;
+    if (type == KNOWLEDGE) while (is_secret(i) != test) i = draw(w, NUM_COMPANIES);
     c = &w->company[i];
     switch (type) {
         case SENTIMENT: {
@@ -129,7 +132,7 @@ static void question(World *w, int type, bool test, char **prompt, char **answer
             return;
         }
         default:
-            if (asks_sector(i, test)) { *prompt = xprintf(draw(w, 2) ? "What is the sector of %s?" : "In which sector does %s work?", c->name); *answer = xstrdup(sectors[c->sector]); }
+            if (draw(w, 2)) { *prompt = xprintf(draw(w, 2) ? "What is the sector of %s?" : "In which sector does %s work?", c->name); *answer = xstrdup(sectors[c->sector]); }
             else { *prompt = xprintf(draw(w, 2) ? "Where is the home of %s?" : "In which city is %s based?", c->name); *answer = xstrdup(cities[c->city]); }
     }
 }
@@ -286,15 +289,16 @@ static json_t *stream_json(const char *name, const char *kind) {
     free(shard);
     return j;
 }
+// (next-fit: these documents are short and of few lengths, and best-fit would put equal lengths, that is one kind, into a row)
 static void save_recipe(const char *dir) {
     json_t *group1 = json_pack("[o,o]", stream_json("reports", "cpt"), stream_json("questions", "it"));
     json_t *group2 = json_pack("[o,o,o,o]", stream_json("reports", "cpt"), stream_json("book", "cpt"), stream_json("questions", "it"), stream_json("exercises", "it"));
-    save_json(dir, "recipe.json", json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:{s:i,s:i},s:{s:f,s:f,s:f,s:f},s:[{s:s,s:o,s:s,s:i,s:f,s:f,s:s,s:f},{s:s,s:o,s:s,s:i,s:f,s:f,s:s,s:f,s:s}]}",
+    save_json(dir, "recipe.json", json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:{s:i,s:i},s:{s:f,s:f,s:f,s:f},s:[{s:s,s:o,s:s,s:s,s:i,s:f,s:f,s:s,s:f},{s:s,s:o,s:s,s:s,s:i,s:f,s:f,s:s,s:f,s:s}]}",
         "comment", "joint continual pre-training and instruction tuning of a tiny model from scratch; FinDAP's two groups in miniature",
         "name", "demo", "seed", 42, "seq_len", 512, "step_tokens", 4096, "micro_rows", 8, "dev", "dev_rows", 60, "every", 50,
         "optimizer", "weight_decay", 0.1, "beta1", 0.9, "beta2", 0.95, "grad_clip", 1.0, "stages",
-        "name", "group1", "streams", group1, "balance", "rows", "steps", 200, "lr", 4e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.3,
-        "name", "group2", "streams", group2, "balance", "rows", "steps", 250, "lr", 3e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.0, "optimizer", "kept"));
+        "name", "group1", "streams", group1, "balance", "rows", "packing", "next-fit", "steps", 180, "lr", 4e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.3,
+        "name", "group2", "streams", group2, "balance", "rows", "packing", "next-fit", "steps", 240, "lr", 3e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.0, "optimizer", "kept"));
 }
 
 // ---------------------------------------------------------------------------------------------------------------

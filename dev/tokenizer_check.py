@@ -130,6 +130,7 @@ def golden(path):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--golden"); parser.add_argument("--megabytes", type=float, default=1e9); parser.add_argument("--random", type=int, default=200000)
+    parser.add_argument("--data-only", action="store_true", help="leave out random Unicode and the code points")
     a = parser.parse_args()
     if a.golden: return golden(a.golden)
     if "FINDAP_DATA" not in os.environ: print("skipped: FINDAP_DATA (a directory of unpacked data sets) is not set"); return
@@ -144,6 +145,7 @@ def main():
                 yield text.encode("utf-8", "replace").decode()
     failed = 0
     for kind, source in (("random Unicode", lambda: random_texts(a.random, 1)), ("every code point", every_code_point), ("data sets", corpus)):
+        if a.data_only and source is not corpus: continue
         totals = {}
         refs = list(references(root / "tokenizers"))
         for batch in batches(source()):

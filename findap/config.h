@@ -83,8 +83,11 @@ FN bool config_rope(const json_t *j, const char *where, Config *c, Error *e) {
     double rotary_share = 1;
     if (!json_get_double(p, "partial_rotary_factor", where, false, 1, 1, &rotary_share, e)) return false;
     if (!type && json_object_get(p, "factor")) return fail(e, "%s: the rope scaling has a \"factor\" but no \"rope_type\", expected default or llama3", where);
+    if (type && strcmp(type, "default") != 0 && strcmp(type, "llama3") != 0) return fail(e, "%s: \"rope_type\" is \"%s\", expected default or llama3", where, type);
+    // any other key (a section for each layer type, an attention factor) would change the mathematics
+    static const char *const known[] = {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "partial_rotary_factor", NULL};
+    if (!json_only_keys((json_t *)p, where, known, e)) return false;
     if (!type || strcmp(type, "default") == 0) return true;
-    if (strcmp(type, "llama3") != 0) return fail(e, "%s: \"rope_type\" is \"%s\", expected default or llama3", where, type);
     c->rope_llama3 = true;
     if (!json_get_double(p, "factor", where, true, 1, 1e6, &c->rope_factor, e) || !json_get_double(p, "low_freq_factor", where, true, 1e-6, 1e6, &c->rope_low_freq_factor, e) ||
         !json_get_double(p, "high_freq_factor", where, true, 1e-6, 1e6, &c->rope_high_freq_factor, e) ||
@@ -106,7 +109,7 @@ FN bool config_token(const json_t *j, const char *key, const char *where, int64_
         int64_t id = (int64_t)json_integer_value(x);
         // ids outside the embedding stand in real files (a padded vocabulary's); they are kept out of ours, not refused
         if (id < -1 || id >= ((int64_t)1 << 31)) return fail(e, "%s: \"%s\" is %" PRId64 ", expected a token id below %" PRId64, where, key, id, vocab_size);
-        if (id >= 0) out[(*n)++] = id;
+        if (id >= 0 && id < vocab_size) out[(*n)++] = id;
     }
     return true;
 }

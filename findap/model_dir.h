@@ -96,12 +96,18 @@ FN bool save_config(const char *from_dir, const char *to_dir, const char *dtype,
     char *from = path_join(from_dir, "config.json"), *to = path_join(to_dir, "config.json");
     json_t *j = json_parse_file(from, 1 << 20, e);
     bool ok = j != NULL;
-    const char *key = ok && !json_object_get(j, "dtype") && json_object_get(j, "torch_dtype") ? "torch_dtype" : "dtype";
-    const char *have = json_string_value(json_object_get(j, key));
-    if (ok && have && strcmp(have, dtype) == 0) ok = copy_file(from_dir, to_dir, "config.json", e);
+    static const char *const spellings[] = {"dtype", "torch_dtype"};   // both, when both are there: readers differ in which they believe
+    bool known = false, changed = false;
+    for (int i = 0; ok && i < 2; i++) {
+        const json_t *have = json_object_get(j, spellings[i]);
+        known = known || have;
+        if (!have || (json_is_string(have) && strcmp(json_string_value(have), dtype) == 0)) continue;
+        json_object_set_new(j, spellings[i], json_string(dtype));
+        changed = true;
+    }
+    if (ok && !known) json_object_set_new(j, "dtype", json_string(dtype));
+    if (ok && known && !changed) ok = copy_file(from_dir, to_dir, "config.json", e);
     else if (ok) {
-        json_object_set_new(j, key, json_string(dtype));
-        if (json_object_get(j, "torch_dtype")) json_object_set_new(j, "torch_dtype", json_string(dtype));   // both spellings in one file
         char *text = json_dumps(j, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
         CHECK(text);
         ok = write_file(to, text, (int64_t)strlen(text), e);
@@ -184,6 +190,7 @@ FN void remove_stale_weights(const char *dir, int shards) {
 }
 
 FN void remove_directory_of_files(const char *path) {   // what a killed save left behind: plain files only, not their directories
+    if (unlink(path) == 0) return;   // a link or a file in its place: what it points to is not ours
     DIR *d = opendir(path);
     if (!d) return;
     for (struct dirent *f; (f = readdir(d));) { char *p = path_join(path, f->d_name); unlink(p); free(p); }

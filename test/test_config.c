@@ -69,6 +69,34 @@ static void test_families(void **state) {   // counts: openfinllm.md section 5
     assert_true(c.rope_theta == 25000.0 && !c.rope_llama3);
 }
 
+// the directories that transformers wrote: every field
+static void test_written_by_transformers(void **state) {
+    (void)state;
+    static const struct { const char *name; Config want; } cases[] = {
+        {"llama3",        {FAMILY_LLAMA, 101, 32, 2, 4, 2,   8, 40,  64, 1e-5,   5e5, 0.02, false,  0, 0, 0,  0, false, false, 1, {2}, 1, "bfloat16"}},
+        {"llama31",       {FAMILY_LLAMA,  67, 32, 2, 2, 1,  32, 56, 256, 1e-5, 10000, 0.02, true,   8, 1, 4, 32, false, false, 1, {2}, 1, "bfloat16"}},
+        {"llama32",       {FAMILY_LLAMA,  99, 48, 2, 3, 1,  64, 48, 256, 1e-5,   5e5, 0.02, true,  32, 1, 4, 64, true,  false, 1, {2}, 1, "bfloat16"}},
+        {"qwen25",        {FAMILY_QWEN2,  89, 24, 2, 2, 1, 128, 40,  64, 1e-6,   1e6, 0.02, false,  0, 0, 0,  0, true,  true,  1, {2}, 1, "bfloat16"}},
+        {"qwen25_untied", {FAMILY_QWEN2,  83, 48, 1, 3, 3,  16, 40,  64, 1e-6, 10000, 0.02, false,  0, 0, 0,  0, false, true,  1, {2}, 1, "bfloat16"}}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char path[64];
+        Error e;
+        Config c;
+        const Config *w = &cases[i].want;
+        snprintf(path, sizeof path, "test/data/%s", cases[i].name);
+        if (!config_load(path, &c, &e)) fail_msg("%s", e.text);
+        bool same = c.family == w->family && c.vocab_size == w->vocab_size && c.hidden_size == w->hidden_size && c.num_layers == w->num_layers && c.num_heads == w->num_heads &&
+            c.num_kv_heads == w->num_kv_heads && c.head_dim == w->head_dim && c.intermediate_size == w->intermediate_size && c.max_position == w->max_position &&
+            c.rms_norm_eps == w->rms_norm_eps && c.rope_theta == w->rope_theta && c.initializer_range == w->initializer_range && c.rope_llama3 == w->rope_llama3 &&
+            c.rope_factor == w->rope_factor && c.rope_low_freq_factor == w->rope_low_freq_factor && c.rope_high_freq_factor == w->rope_high_freq_factor &&
+            c.rope_original_max_position == w->rope_original_max_position && c.tied_embeddings == w->tied_embeddings && c.qkv_bias == w->qkv_bias && c.bos == w->bos &&
+            c.eos[0] == w->eos[0] && c.num_eos == w->num_eos && strcmp(c.dtype, w->dtype) == 0;
+        if (!same) fail_msg("%s: a field differs from its config.json", path);
+    }
+    Config c = parsed(llama3, "{\"eos_token_id\":[128001,200000,-1],\"bos_token_id\":128256}");   // ids beyond the vocabulary are left out
+    assert_true(c.num_eos == 1 && c.eos[0] == 128001 && c.bos == -1);
+}
+
 static void check_bands(const char *change, int kept, int blended, double factor, float last) {
     Config c = parsed(llama3, change), plain = c;
     float f[64], g[64];
@@ -109,6 +137,7 @@ static void test_hostile(void **state) {
         {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":0,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}", "factor"},
         {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}", "high_freq_factor"},
         {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":-1}}", "original_max"},
+        {"{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\",\"rope_theta\":1e6}}}", "full_attention"}, {"{\"rope_parameters\":{\"rope_type\":\"default\",\"attention_factor\":2}}", "attention_factor"},
         {"{\"partial_rotary_factor\":0.5}", "partial_rotary_factor"}, {"{\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}}", "partial_rotary_factor"},
         {"{\"architectures\":[\"MistralForCausalLM\"]}", "\"MistralForCausalLM\""}, {"{\"architectures\":[]}", "architectures"}, {"{\"architectures\":null}", "architectures"},
         {"{\"architectures\":\"LlamaForCausalLM\"}", "architectures"}, {"{\"architectures\":[1]}", "architectures"}, {"{\"architectures\":[\"LlamaForCausalLM\",\"x\"]}", "architectures"},
@@ -156,6 +185,6 @@ static void test_files(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_families), cmocka_unit_test(test_rope), cmocka_unit_test(test_hostile), cmocka_unit_test(test_files)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_families), cmocka_unit_test(test_written_by_transformers), cmocka_unit_test(test_rope), cmocka_unit_test(test_hostile), cmocka_unit_test(test_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
