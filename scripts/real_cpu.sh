@@ -18,7 +18,7 @@ rm -rf "$out"
 mkdir -p "$out/model" "$out/text"
 cp "$data/tokenizers/llama3_tokenizer.json" "$out/model/tokenizer.json"
 cp "$data/tokenizers/llama3_tokenizer_config.json" "$out/model/tokenizer_config.json"
-# 8 layers of 256: 6.3 million parameters besides the 32.8 million of the (tied) embedding of 128,256 tokens
+# 8 layers of 256: 5.9 million parameters besides the 32.8 million of the (tied) embedding of 128,256 tokens
 cat >"$out/model/config.json" <<JSON
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 256, "intermediate_size": 704,
  "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "hidden_act": "silu", "rms_norm_eps": 1e-05,
