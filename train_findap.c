@@ -256,6 +256,15 @@ static inline void add_scaled(float *y, const float *x, float s, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] += s * x[i];
 }
 
+static inline float *thread_scratch(float *scores, int64_t T) {   // this thread's T floats
+    #ifdef _OPENMP
+    return scores + omp_get_thread_num() * T;
+    #else
+    (void)T;
+    return scores;
+    #endif
+}
+
 // out (N, NH*HD), lse (N, NH) from qkv (N, W); `scores` is scratch: T floats for each thread
 static void attention_forward(float *out, float *lse, float *scores, const float *qkv, const Span *documents, int64_t num_documents,
                               int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
@@ -266,10 +275,7 @@ static void attention_forward(float *out, float *lse, float *scores, const float
         for (int64_t g = 0; g < NKV; g++) {
             Span doc = documents[d];
             const float *k = qkv + (NH + g) * HD, *v = qkv + (NH + NKV + g) * HD;
-            float *p = scores;
-            #ifdef _OPENMP
-            p += omp_get_thread_num() * T;
-            #endif
+            float *p = thread_scratch(scores, T);
             for (int64_t h = g * group; h < (g + 1) * group; h++) {
                 for (int64_t t = doc.begin; t < doc.end; t++) {
                     const float *q = qkv + t * W + h * HD;
@@ -304,10 +310,7 @@ static void attention_backward(float *dqkv, float *scores, const float *dout, co
             Span doc = documents[d];
             const float *k = qkv + (NH + g) * HD, *v = qkv + (NH + NKV + g) * HD;
             float *dk = dqkv + (NH + g) * HD, *dv = dqkv + (NH + NKV + g) * HD;
-            float *p = scores;
-            #ifdef _OPENMP
-            p += omp_get_thread_num() * T;
-            #endif
+            float *p = thread_scratch(scores, T);
             for (int64_t h = g * group; h < (g + 1) * group; h++) {
                 for (int64_t t = doc.begin; t < doc.end; t++) {
                     const float *q = qkv + t * W + h * HD, *dO = dout + t * NH * HD + h * HD;

@@ -94,14 +94,26 @@ static char *answer_text(const Question *q, const Tokenizer *t) {   // what was 
     return out;
 }
 
-static json_t *score(int64_t right, int64_t n) {   // the share of right answers with its binomial standard error
+// the share of right answers with its binomial standard error, and what always giving the most frequent answer would score
+static json_t *score(int64_t right, int64_t n, int64_t most_frequent) {
     double p = (double)right / (double)n;
-    return json_pack("{s:I,s:f,s:f}", "questions", (json_int_t)n, "exact_match", p, "exact_match_stderr", n > 1 ? sqrt(p * (1 - p) / (double)(n - 1)) : 0.0);
+    return json_pack("{s:I,s:f,s:f,s:f}", "questions", (json_int_t)n, "exact_match", p, "exact_match_stderr", n > 1 ? sqrt(p * (1 - p) / (double)(n - 1)) : 0.0,
+                     "most_frequent_answer", (double)most_frequent / (double)n);
+}
+
+static int64_t most_frequent_answer(const Question *q, int64_t n, const char *type) {   // how often it is the gold answer among questions of `type`
+    int64_t best = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t count = 0;
+        for (int64_t k = i; k < n; k++) count += strcmp(q[k].type, type) == 0 && strcmp(q[i].type, type) == 0 && strcmp(q[k].want, q[i].want) == 0;
+        best = count > best ? count : best;
+    }
+    return best;
 }
 
 static json_t *report(const Question *q, int64_t n, const Tokenizer *t, int64_t show) {
     json_t *types = json_object();
-    int64_t right = 0, capped = 0;
+    int64_t right = 0, capped = 0, frequent = 0;
     for (int64_t i = 0; i < n; i++) if (!json_object_get(types, q[i].type)) {   // types in the order of the file
         int64_t of = 0, good = 0;
         for (int64_t k = i; k < n; k++) {
@@ -121,10 +133,12 @@ static json_t *report(const Question *q, int64_t n, const Tokenizer *t, int64_t 
             capped += q[k].capped;
             free(text);
         }
-        json_object_set_new(types, q[i].type, score(good, of));
+        int64_t most = most_frequent_answer(q, n, q[i].type);
+        json_object_set_new(types, q[i].type, score(good, of, most));
         right += good;
+        frequent += most;
     }
-    json_t *j = score(right, n);
+    json_t *j = score(right, n, frequent);   // over all: the most frequent answer of each type
     json_object_set_new(j, "reached_cap", json_integer(capped));
     json_object_set_new(j, "by_type", types);
     return j;

@@ -9,7 +9,7 @@
 //     OUT/test.jsonl                             {"type", "prompt", "completion"}: held out, no prompt of it is in the training data
 //     OUT/recipe.json                            joint pre-training and instruction tuning in two groups, as FinDAP does it
 //
-// The world is small enough for a model of under a million parameters to learn in a minute and a half, and honest enough
+// The world is small enough for a model of under a million parameters to learn in two minutes, and honest enough
 // to need both streams: which sector and city a company belongs to stands in the reports for every company, but the instruction
 // data asks it of half of them and the test of the other half: knowledge from one stream, the form of an answer from the other.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
@@ -298,7 +298,7 @@ static void save_recipe(const char *dir) {
         "name", "demo", "seed", 42, "seq_len", 512, "step_tokens", 4096, "micro_rows", 8, "dev", "dev_rows", 60, "every", 50,
         "optimizer", "weight_decay", 0.1, "beta1", 0.9, "beta2", 0.95, "grad_clip", 1.0, "stages",
         "name", "group1", "streams", group1, "balance", "rows", "packing", "next-fit", "steps", 180, "lr", 4e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.3,
-        "name", "group2", "streams", group2, "balance", "rows", "packing", "next-fit", "steps", 240, "lr", 3e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.0, "optimizer", "kept"));
+        "name", "group2", "streams", group2, "balance", "rows", "packing", "next-fit", "steps", 320, "lr", 3e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.0, "optimizer", "kept"));
 }
 
 // ---------------------------------------------------------------------------------------------------------------

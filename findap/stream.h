@@ -18,7 +18,7 @@
 
 typedef struct {
     char *path;
-    Hash hash;          // of the whole file
+    Hash hash;          // of what is in it: tokens, weights, bounds
     Shard shard;
     uint8_t *held_out;  // per document: 1 when it is for evaluation only
     bool decided;       // held_out is final: a shard that appears again in a later stage keeps its held-out documents
@@ -87,16 +87,34 @@ FN int64_t document_length(const Data *d, Document x) {
 // ---------------------------------------------------------------------------------------------------------------
 // opening: shards, held-out documents, shares
 
+// What a shard holds, and nothing about how it was made: the same data prepared by a newer program is the same data, so the
+// held-out documents, hence the whole run, and the right to --resume stay the same.
+FN Hash shard_content_hash(const Shard *s) {
+    XXH3_state_t *state = XXH3_createState();
+    CHECK(state && XXH3_128bits_reset(state) == XXH_OK);
+    XXH3_128bits_update(state, s->tokens, (size_t)s->num_tokens * sizeof(int32_t));
+    XXH3_128bits_update(state, s->weights, (size_t)s->num_tokens);
+    XXH3_128bits_update(state, s->documents, (size_t)(s->num_documents + 1) * sizeof(int64_t));
+    Hash h = hash_digest(XXH3_128bits_digest(state));
+    XXH3_freeState(state);
+    return h;
+}
+
 // the number of the shard at `path` in d->files, opened once however often the recipe names it; -1 with an error
 FN int data_file(Data *d, const char *path, int64_t vocab_size, Error *e) {
-    Hash hash;
     for (int i = 0; i < d->num_files; i++) if (strcmp(d->files[i].path, path) == 0) return i;
-    if (!hash_file(path, &hash, e)) return -1;
-    for (int i = 0; i < d->num_files; i++) if (strcmp(d->files[i].hash.hex, hash.hex) == 0) return i;   // the same under another name
+    Shard shard;
+    if (!shard_open(path, &shard, e)) return -1;
+    Hash hash = shard_content_hash(&shard);
+    for (int i = 0; i < d->num_files; i++) {   // the same under another name
+        if (strcmp(d->files[i].hash.hex, hash.hex) != 0 || d->files[i].shard.kind != shard.kind) continue;
+        shard_close(&shard);
+        return i;
+    }
     d->files = (DataFile *)xrealloc(d->files, d->num_files + 1, sizeof(DataFile));
     DataFile *f = &d->files[d->num_files];
     memset(f, 0, sizeof *f);
-    if (!shard_open(path, &f->shard, e)) return -1;
+    f->shard = shard;
     f->path = xstrdup(path);
     f->hash = hash;
     f->held_out = (uint8_t *)xcalloc(f->shard.num_documents, 1);

@@ -20,7 +20,7 @@ after=$(run build/ask_cpu --model "$demo/out" --questions "$demo/test.jsonl" --s
 
 # the first and the last value of a number in a one-line JSON object or in log.jsonl, without needing jq
 number() { grep -o "\"$1\": *[0-9.eE+-]*" | sed 's/.*: *//'; }
-field() { sed "s/.*\"$2\": *{\([^}]*\)}.*/\1/" <<<"$1" | number exact_match | head -n 1; }
+field() { sed "s/.*\"$2\": *{\([^}]*\)}.*/\1/" <<<"$1" | number "$3" | head -n 1; }
 percent() { awk -v x="${1:-0}" 'BEGIN { printf "%5.1f %%", 100 * x }'; }
 echo
 echo "dev loss, nats a target        first      last"
@@ -29,11 +29,14 @@ for stream in reports book questions exercises; do
     printf '  %-24s %10.4f %9.4f\n' "$stream" "$(head -n 1 <<<"$values")" "$(tail -n 1 <<<"$values")"
 done
 echo
-echo "held-out questions, exact match    untrained   trained"
+# the third column is what always giving the most frequent answer would score: a type that is not above it was not learned
+echo "held-out questions, exact match   untrained    trained   always the most frequent answer"
+line() { printf '  %-30s %9s  %9s  %9s\n' "$1" "$(percent "$2")" "$(percent "$3")" "$(percent "$4")"; }
 for type in sentiment direction profit term knowledge; do
-    printf '  %-30s %10s %10s\n' "$type" "$(percent "$(field "$before" $type)")" "$(percent "$(field "$after" $type)")"
+    line $type "$(field "$before" $type exact_match)" "$(field "$after" $type exact_match)" "$(field "$after" $type most_frequent_answer)"
 done
-printf '  %-30s %10s %10s   (of %s; answers that never ended: %s)\n' all "$(percent "$(number exact_match <<<"$before" | head -n 1)")" \
-    "$(percent "$(number exact_match <<<"$after" | head -n 1)")" "$(number questions <<<"$after" | head -n 1)" "$(number reached_cap <<<"$after")"
+first() { number "$1" <<<"$2" | head -n 1; }
+line all "$(first exact_match "$before")" "$(first exact_match "$after")" "$(first most_frequent_answer "$after")"
+echo "  ($(first questions "$after") questions; answers that reached the cap without ending: $(first reached_cap "$before") untrained, $(first reached_cap "$after") trained)"
 echo
 echo "The adapted model is a Hugging Face directory: $demo/out  (log: $demo/out/log.jsonl)"

@@ -1,0 +1,149 @@
+// test_demo.c: what make_demo writes is the same for the same seed and another for another; its tokenizer loads and takes its texts
+// apart without loss; no test prompt is in the training data; and no company that the test asks about is asked about in training.
+#define main make_demo_main      // the program's main() is called like a function here
+#include "data/make_demo.c"
+#undef main
+#include "findap/tokenizer.h"    // defines: tokenizer_load, tokenizer_encode, tokenizer_decode
+#include "test/check.h"
+
+static char home[] = "/tmp/findap_test_XXXXXX";
+static const char *const files[] = {"model/tokenizer.json", "model/tokenizer_config.json", "model/config.json", "model/generation_config.json",
+                                    "reports.jsonl", "book.jsonl", "questions.jsonl", "exercises.jsonl", "test.jsonl", "recipe.json"};
+enum { NUM_FILES = sizeof files / sizeof *files };
+
+static char *in(const char *world, const char *name) {
+    char *dir = path_join(home, world), *path = path_join(dir, name);
+    free(dir);
+    return path;
+}
+static void make(const char *world, const char *seed) {
+    char *dir = path_join(home, world);
+    char *argv[] = {(char *)"make_demo", dir, (char *)"--seed", (char *)seed};
+    assert_int_equal(make_demo_main(4, argv), 0);
+    free(dir);
+}
+static int setup(void **state) {
+    (void)state;
+    if (!mkdtemp(home)) return -1;
+    make("a", "1"); make("b", "1"); make("c", "2");
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    for (int w = 0; w < 3; w++) {
+        char world[2] = {(char)('a' + w), 0}, *model = in(world, "model"), *dir = path_join(home, world);
+        for (int i = 0; i < NUM_FILES; i++) { char *path = in(world, files[i]); unlink(path); free(path); }
+        rmdir(model); rmdir(dir);
+        free(model); free(dir);
+    }
+    return rmdir(home);
+}
+
+static bool same(const char *one, const char *other, const char *name) {
+    Error e;
+    Hash a, b;
+    char *x = in(one, name), *y = in(other, name);
+    assert_true(hash_file(x, &a, &e) && hash_file(y, &b, &e));
+    free(x); free(y);
+    return memcmp(&a, &b, sizeof a) == 0;
+}
+static void test_seed(void **state) {
+    (void)state;
+    for (int i = 0; i < NUM_FILES; i++) if (!same("a", "b", files[i])) fail_msg("%s differs between two runs of one seed", files[i]);
+    assert_false(same("a", "c", "reports.jsonl"));
+    assert_false(same("a", "c", "test.jsonl"));
+}
+
+// calls f with each row of a file of world a
+static void each_row(const char *name, void (*f)(json_t *row, void *), void *data) {
+    Error e;
+    Mapped m;
+    char *path = in("a", name);
+    assert_true(map_file(path, &m, &e));
+    for (int64_t at = 0; at < m.size;) {
+        const uint8_t *end = (const uint8_t *)memchr(m.data + at, '\n', (size_t)(m.size - at));
+        assert_non_null(end);
+        json_t *row = json_parse(path, (const char *)m.data + at, end - (m.data + at), &e);
+        assert_non_null(row);
+        f(row, data);
+        json_decref(row);
+        at = end + 1 - m.data;
+    }
+    unmap_file(&m);
+    free(path);
+}
+
+typedef struct { const Tokenizer *t; int64_t bytes, tokens; } Coded;
+static void round_trip(json_t *row, void *data) {
+    const char *text = json_string_value(json_object_get(row, "text"));
+    Coded *coded = (Coded *)data;
+    const Tokenizer *t = coded->t;
+    Ids ids = {NULL, 0, 0};
+    Buffer back = {NULL, 0, 0};
+    assert_non_null(text);
+    tokenizer_encode(t, text, (int64_t)strlen(text), false, &ids);
+    tokenizer_decode(t, ids.data, ids.len, false, &back);
+    assert_int_equal(back.len, strlen(text));
+    assert_memory_equal(back.data, text, strlen(text));
+    coded->bytes += back.len;
+    coded->tokens += ids.len;
+    ids_free(&ids);
+    buffer_free(&back);
+}
+static void test_tokenizer_loads(void **state) {
+    (void)state;
+    Error e;
+    char *model = in("a", "model");
+    Tokenizer *t = tokenizer_load(model, &e);
+    if (!t) fail_msg("%s", e.text);
+    assert_int_equal(tokenizer_vocab_size(t), VOCABULARY);
+    for (int i = 0; i < SPECIALS; i++) assert_int_equal(tokenizer_find(t, special_tokens[i]), BASE + i);
+    Coded coded = {t, 0, 0};
+    each_row("reports.jsonl", round_trip, &coded);
+    each_row("book.jsonl", round_trip, &coded);
+    assert_true(coded.bytes > 2 * coded.tokens);   // merges are used: on average more than two bytes a token
+    tokenizer_free(t);
+    free(model);
+}
+
+typedef struct { json_t *prompts; int64_t rows; World world; bool asked[NUM_COMPANIES]; } Seen;
+static void note_facts(Seen *s, const char *prompt) {   // which companies questions about sector and city name
+    if (!strstr(prompt, "sector") && !strstr(prompt, "city") && !strstr(prompt, "home of")) return;
+    for (int i = 0; i < NUM_COMPANIES; i++) if (strstr(prompt, s->world.company[i].name)) s->asked[i] = true;
+}
+static void add_training(json_t *row, void *data) {
+    Seen *s = (Seen *)data;
+    const char *prompt = json_string_value(json_object_get(json_array_get(json_object_get(row, "messages"), 0), "content"));
+    assert_non_null(prompt);
+    json_object_set_new(s->prompts, prompt, json_true());
+    note_facts(s, prompt);
+    s->rows++;
+}
+static void check_test(json_t *row, void *data) {
+    Seen *s = (Seen *)data;
+    const char *prompt = json_string_value(json_object_get(row, "prompt")), *type = json_string_value(json_object_get(row, "type"));
+    assert_non_null(prompt); assert_non_null(type);
+    if (json_object_get(s->prompts, prompt)) fail_msg("a test prompt is in the training data: %s", prompt);
+    for (int i = 0; i < NUM_COMPANIES && strcmp(type, "knowledge") == 0; i++)
+        if (strstr(prompt, s->world.company[i].name) && s->asked[i]) fail_msg("the training data asks about the test's company: %s", prompt);
+    s->rows++;
+}
+static void test_held_out(void **state) {
+    (void)state;
+    Seen s;
+    memset(&s, 0, sizeof s);
+    s.prompts = json_object();
+    make_world(&s.world, 1);
+    each_row("questions.jsonl", add_training, &s);
+    each_row("exercises.jsonl", add_training, &s);
+    assert_true(s.rows > (QUESTIONS + EXERCISES) * 9 / 10);
+    s.rows = 0;
+    each_row("test.jsonl", check_test, &s);
+    assert_int_equal(s.rows, NUM_TYPES * TEST_PER_TYPE);
+    json_decref(s.prompts);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_seed), cmocka_unit_test(test_tokenizer_loads), cmocka_unit_test(test_held_out)};
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
