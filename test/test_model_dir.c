@@ -5,33 +5,11 @@
 #include "../train_findap.c"
 #include "../findap/model_dir.h"   // defines: model_load_dir, model_save_dir
 #include "check.h"                 // defines: cmocka's assertions, fail_msg
+#include "scratch.h"   // defines: directory, setup, teardown, in
 
 static const char *const model_names[] = {"llama3", "llama31", "llama32", "qwen25", "qwen25_untied"};
 enum { NUM_MODELS = sizeof model_names / sizeof *model_names };
 
-static char directory[] = "/tmp/findap_test_XXXXXX";
-static void remove_tree(const char *path) {
-    DIR *d = opendir(path);
-    for (struct dirent *f; d && (f = readdir(d));) {
-        if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0) continue;
-        char *child = path_join(path, f->d_name);
-        struct stat st;
-        if (lstat(child, &st) == 0 && S_ISDIR(st.st_mode)) remove_tree(child); else unlink(child);
-        free(child);
-    }
-    if (d) closedir(d);
-    rmdir(path);
-}
-static int setup(void **state) { (void)state; return mkdtemp(directory) ? 0 : -1; }
-static int teardown(void **state) { (void)state; remove_tree(directory); return is_directory(directory); }
-
-static const char *in(const char *name) {   // DIRECTORY/name; good until the eighth call after
-    static char paths[8][256];
-    static int turn = 0;
-    char *p = paths[turn++ % 8];
-    snprintf(p, sizeof paths[0], "%s/%s", directory, name);
-    return p;
-}
 static const char *data(const char *name) {
     static char path[128];
     snprintf(path, sizeof path, "test/data/%s", name);

@@ -4,6 +4,7 @@
 #include <sys/resource.h>       // defines: setrlimit
 #include <sys/wait.h>           // defines: waitpid
 #include "check.h"
+#include "scratch.h"   // defines: directory, setup, teardown, in
 
 // ---- a model of three tensors: enough of findap/model.h for the directories
 struct Model { Config config; float *data; };
@@ -25,29 +26,6 @@ void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {
     memcpy(m->data + table[i].offset + layer * table[i].layer_stride, in, (size_t)tensor_numbers(&table[i]) * 4);
 }
 
-static char directory[] = "/tmp/findap_test_XXXXXX";
-static void remove_tree(const char *path) {
-    DIR *d = opendir(path);
-    for (struct dirent *f; d && (f = readdir(d));) {
-        if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0) continue;
-        char *child = path_join(path, f->d_name);
-        struct stat st;
-        if (lstat(child, &st) == 0 && S_ISDIR(st.st_mode)) remove_tree(child); else unlink(child);
-        free(child);
-    }
-    if (d) closedir(d);
-    rmdir(path);
-}
-static int setup(void **state) { (void)state; return mkdtemp(directory) ? 0 : -1; }
-static int teardown(void **state) { (void)state; remove_tree(directory); return is_directory(directory); }
-
-static const char *in(const char *name) {   // DIRECTORY/name; good until the eighth call after
-    static char paths[8][256];
-    static int turn = 0;
-    char *p = paths[turn++ % 8];
-    snprintf(p, sizeof paths[0], "%s/%s", directory, name);
-    return p;
-}
 static void put(const char *name, const void *data, int64_t n) { Error e; if (!write_file(in(name), data, n, &e)) fail_msg("%s", e.text); }
 static void check_line(const Error *e, const char *expected) {
     if (!strstr(e->text, expected) || strchr(e->text, '\n')) fail_msg("the error is \"%s\", expected one line with \"%s\"", e->text, expected);

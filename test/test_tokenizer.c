@@ -413,7 +413,7 @@ static void test_load_directory(void **state) {   // tokenizer.json, and a token
 static void test_real(void **state) {
     (void)state;
     const char *data = getenv("FINDAP_DATA");
-    if (!data) { print_message("FINDAP_DATA is not set: the real tokenizers are not tested\n"); skip(); }
+    if (!data) { print_message("skipped: FINDAP_DATA is not set, so the real tokenizers are not tested\n"); skip(); }
     static const struct { const char *file; const char *text; int n; int32_t ids[3]; } cases[] = {
         {"qwen2_5_tokenizer.json", "Hello world", 2, {9707, 1879}}, {"qwen2_5_tokenizer.json", " Hello world<|im_end|>", 3, {21927, 1879, 151645}},
         {"llama3_tokenizer.json", "Hello world<|eot_id|>", 3, {9906, 1917, 128009}}, {"llama3_tokenizer.model", "Hello world<|eot_id|>", 3, {9906, 1917, 128009}},
