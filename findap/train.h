@@ -175,7 +175,7 @@ FN int train_earlier_results(const char *out, bool clear) {
 }
 
 // Makes OUT, opens and locks its log, and lets nothing that is there be lost silently.
-FN bool train_out_directory(const TrainOptions *o, Log *log, Error *e) {
+FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use OUT? Touches nothing
     char *a = realpath(o->model, NULL), *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints");
     bool ok = true;
     int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
@@ -186,7 +186,16 @@ FN bool train_out_directory(const TrainOptions *o, Log *log, Error *e) {
         ok = fail(e, "%s: a model is there already ---> --overwrite removes it, or choose another --out", o->out);
     else if (o->resume && n == 0 && train_earlier_results(o->out, false) > 0)
         ok = fail(e, "%s: has a model but no checkpoint to resume from ---> --overwrite starts again, or choose another --out", o->out);
-    ok = ok && make_directory(checkpoints, e) && log_open(log, o->out, o->quiet, o->log_every, o->overwrite, e);
+    free(steps); free(checkpoints); free(a); free(b);
+    return ok;
+}
+
+// Makes OUT and opens the log; with --overwrite removes the earlier run. Called once the model is loaded, so that a model which
+// cannot be read costs no earlier result.
+FN bool train_out_directory(const TrainOptions *o, Log *log, Error *e) {
+    char *checkpoints = path_join(o->out, "checkpoints");
+    int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
+    bool ok = make_directory(checkpoints, e) && log_open(log, o->out, o->quiet, o->log_every, o->overwrite, e);
     if (ok && o->overwrite) {
         train_earlier_results(o->out, true);
         for (int64_t i = 0; i < n; i++) {
@@ -196,7 +205,7 @@ FN bool train_out_directory(const TrainOptions *o, Log *log, Error *e) {
         }
     }
     if (ok) { free(steps); steps = checkpoint_list(o->out, true, &n); }   // a killed run's half-written one goes
-    free(steps); free(checkpoints); free(a); free(b);
+    free(steps); free(checkpoints);
     return ok;
 }
 
@@ -574,8 +583,9 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     counts = (int64_t *)xcalloc(most, sizeof(int64_t));
     t.losses = (StreamLoss *)xcalloc(most, sizeof(StreamLoss));
     train_check_tokenizer(&t);
-    if (!o->dump && !train_out_directory(o, &t.log, e)) goto end;
+    if (!o->dump && !train_out_check(o, e)) goto end;
     if (!train_identity(&t, e) || !train_make_model(&t, e)) goto end;
+    if (!o->dump && !train_out_directory(o, &t.log, e)) goto end;
     if (o->dump) { result = train_dump(&t, sums, counts, e) ? 0 : 1; goto end; }
     if (!train_begin(&t, argc, argv, e)) goto end;
     result = train_run(&t, sums, counts, e);

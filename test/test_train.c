@@ -932,6 +932,36 @@ static void test_held_out_in_one_stage_is_held_out_in_all(void **state) {
     data_free(&d); recipe_free(&r);
 }
 
+static void test_an_unreadable_model_costs_no_earlier_result(void **state) {
+    (void)state;
+    expect(0, NULL, RUN "--out @earlier --quiet");
+    expect(1, "neither model.safetensors", "--model @model --recipe @recipe.json --out @earlier --overwrite");   // no weights there
+    char *out = at("earlier"), *model = path_join(out, "model.safetensors"), *log = path_join(out, "log.jsonl");
+    int64_t n = 0, *steps = checkpoint_list(out, false, &n);
+    assert_true(file_exists(model) && file_exists(log) && n > 0);
+    free(out); free(model); free(log); free(steps);
+}
+
+static void test_the_same_data_prepared_anew_are_the_same_data(void **state) {
+    (void)state;
+    make_shards("cpt_again", SHARD_CPT, 60, 5, 150, 1);   // as "cpt", under other metadata
+    make_shards("cpt_other", SHARD_CPT, 60, 5, 150, 9);
+    const char *const names[] = {"cpt-00001-of-00001.safetensors", "cpt_again-00001-of-00001.safetensors", "cpt_other-00001-of-00001.safetensors"};
+    Hash content[3], file[3];
+    for (int i = 0; i < 3; i++) {
+        Shard shard;
+        Error e;
+        char *path = at(names[i]);
+        if (!shard_open(path, &shard, &e) || !hash_file(path, &file[i], &e)) fail_msg("%s", e.text);
+        content[i] = shard_content_hash(&shard);
+        shard_close(&shard);
+        free(path);
+    }
+    assert_string_equal(content[0].hex, content[1].hex);
+    assert_string_not_equal(file[0].hex, file[1].hex);
+    assert_string_not_equal(content[0].hex, content[2].hex);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights_belong_to_targets), cmocka_unit_test(test_split_and_dropped_are_counted), cmocka_unit_test(test_order_is_a_function_of_seed_stage_epoch),
@@ -940,6 +970,7 @@ int main(void) {
         cmocka_unit_test(test_damage_falls_back), cmocka_unit_test(test_every_flipped_bit_is_found), cmocka_unit_test(test_resume_refuses_another_run),
         cmocka_unit_test(test_full_disk_keeps_the_last_good), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_log_has_units_and_streams),
         cmocka_unit_test(test_patience_ends_a_stage), cmocka_unit_test(test_flags), cmocka_unit_test(test_every_flag_does_something), cmocka_unit_test(test_recipe_errors), cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_an_unreadable_model_costs_no_earlier_result), cmocka_unit_test(test_the_same_data_prepared_anew_are_the_same_data),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
