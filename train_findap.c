@@ -417,11 +417,11 @@ static double sum_of_squares(const float *x, int64_t n) {
     return total;
 }
 
-// AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it; g is multiplied by grad_scale (clipping) first
-static void adamw(float *p, float *m, float *v, const float *g, int64_t n, const AdamW *o, bool decayed, float grad_scale) {
+// AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, update number t; g is multiplied by grad_scale (clipping) first
+static void adamw(float *p, float *m, float *v, const float *g, int64_t n, const AdamW *o, int64_t t, bool decayed, float grad_scale) {
     float b1 = (float)o->beta1, b2 = (float)o->beta2, eps = (float)o->eps;
-    float step = (float)(o->lr / (1.0 - pow(o->beta1, (double)o->t)));
-    float correction = (float)sqrt(1.0 - pow(o->beta2, (double)o->t));
+    float step = (float)(o->lr / (1.0 - pow(o->beta1, (double)t)));
+    float correction = (float)sqrt(1.0 - pow(o->beta2, (double)t));
     float keep = decayed ? (float)(1.0 - o->lr * o->weight_decay) : 1.0f;
     #pragma omp parallel for simd
     for (int64_t i = 0; i < n; i++) {
@@ -483,6 +483,7 @@ struct Model {
     float *arena;            // all activations lie in here
     Span *documents;         // documents of the last batch
     int64_t num_documents;
+    int64_t updates;         // since the moments were zero, for AdamW's bias correction
     double loss;
     StepResult result;
 };
@@ -574,15 +575,28 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     define_tensors(m);
 }
 
-int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training) {
-    Model m;
-    define_model(&m, config, B, T, training);
-    int64_t floats = place_activations(&m, NULL) + m.num_parameters * (training ? 4 : 1);
-    free(m.layers);
-    return floats * (int64_t)sizeof(float) + B * T * (int64_t)sizeof(Span);
+bool model_check(const Config *config, const ModelOptions *o, Error *e) {
+    (void)config;
+    if (o->moments && strcmp(o->moments, "fp32") != 0) return fail(e, "--moments is \"%s\", the CPU twin has fp32 only", o->moments);
+    if (o->gradients && strcmp(o->gradients, "fp32") != 0) return fail(e, "--gradients is \"%s\", the CPU twin has fp32 only", o->gradients);
+    if (o->recompute && strcmp(o->recompute, "none") != 0) return fail(e, "--recompute is \"%s\", the CPU twin keeps all activations: none", o->recompute);
+    return true;
 }
 
-Model *model_create(const Config *config, int64_t B, int64_t T, bool training) {
+int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan) {
+    (void)options;
+    Model m;
+    define_model(&m, config, B, T, training);
+    int64_t activations = place_activations(&m, NULL) * (int64_t)sizeof(float) + B * T * (int64_t)sizeof(Span), parameters = m.num_parameters * (int64_t)sizeof(float);
+    free(m.layers);
+    double MiB = 1048576.0;
+    if (plan && training) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, gradients and moments %.1f MiB, activations %.1f MiB", (double)parameters / MiB, 3 * (double)parameters / MiB, (double)activations / MiB);
+    else if (plan) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, activations %.1f MiB", (double)parameters / MiB, (double)activations / MiB);
+    return activations + parameters * (training ? 4 : 1);
+}
+
+Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
+    (void)options;
     Model *m = (Model *)xmalloc(sizeof(Model));
     define_model(m, config, B, T, training);
     m->params = (float *)xcalloc(m->num_parameters, sizeof(float));
@@ -616,6 +630,7 @@ void model_free(Model *m) {
 }
 
 const Config *model_config(const Model *m) { return &m->config; }
+const char *model_notes(const Model *m) { (void)m; return ""; }
 int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
 
@@ -654,6 +669,7 @@ void model_zero_grad(Model *m) {
 void model_zero_moments(Model *m) {
     memset(m->moment1, 0, (size_t)m->num_parameters * sizeof(float));
     memset(m->moment2, 0, (size_t)m->num_parameters * sizeof(float));
+    m->updates = 0;
 }
 
 // the documents of a batch: one begins wherever position is 0, and with every row
@@ -775,14 +791,16 @@ void model_update(Model *m, const AdamW *opt) {
     m->result.loss = m->loss;
     m->result.grad_norm = norm;
     m->result.skipped = !isfinite(norm) || !isfinite(m->loss);
+    if (opt->t > 0) m->updates = opt->t - 1;
     if (m->result.skipped) return;
+    m->updates++;
     float scale = 1.0f;
     if (opt->grad_clip > 0 && norm + 1e-6 > opt->grad_clip) scale = (float)(opt->grad_clip / (norm + 1e-6));
     for (int i = 0; i < m->num_tensors; i++) {
         const Tensor *t = &m->tensors[i];
         for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
             int64_t at = t->offset + l * t->layer_stride;
-            adamw(m->params + at, m->moment1 + at, m->moment2 + at, m->grads + at, tensor_count(t), opt, t->decayed, scale);
+            adamw(m->params + at, m->moment1 + at, m->moment2 + at, m->grads + at, tensor_count(t), opt, m->updates, t->decayed, scale);
         }
     }
 }
@@ -791,6 +809,11 @@ StepResult model_result(Model *m) {
     m->result.loss = m->loss;
     return m->result;
 }
+
+// what a GPU's host has to wait for; here all is done when a function returns
+void model_wait(Model *m) { (void)m; }
+void *model_host_alloc(int64_t bytes) { return xmalloc(bytes); }
+void model_host_free(void *p) { free(p); }
 
 // =====================================================================================================================
 #ifndef FINDAP_LIBRARY

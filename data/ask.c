@@ -190,7 +190,7 @@ int main(int argc, char **argv) {
     const char *const ends[] = {"<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"};
     for (int i = 0; i < 4; i++) if (tokenizer_find(t, ends[i]) >= 0) stops[num_stops++] = tokenizer_find(t, ends[i]);
 
-    Model *m = model_create(&config, batch, T, false);
+    Model *m = model_create(&config, batch, T, false, NULL);
     if (random) model_init_random(m, (uint64_t)init_seed);
     else if (!model_load_dir(m, dir, &e)) die("%s", e.text);
     Batch b;

@@ -48,8 +48,17 @@ typedef enum { KIND_PARAM, KIND_GRAD, KIND_MOMENT1, KIND_MOMENT2 } TensorKind;
 typedef struct {
     double lr, beta1, beta2, eps, weight_decay;
     double grad_clip;    // the gradient is scaled so that its norm is at most this; 0: no clipping
-    int64_t t;           // 1 for the first update since the moments were zero (bias correction)
+    int64_t t;           // 1 for the first update since the moments were zero (bias correction); 0: one more than at the last
+                         // update that was not skipped, which the model counts itself (the host need not know yet)
 } AdamW;
+
+// Ways to save memory, for twins that have them; NULL: the twin's default. The CPU twin has none.
+typedef struct {
+    const char *moments;     // of AdamW: "fp32", "bf16" (rounded stochastically) or "8bit" (blockwise)
+    const char *gradients;   // what micro-batches are summed in: "fp32", or "bf16" (rounded stochastically)
+    const char *recompute;   // activations computed again in the backward pass instead of being kept: "none", "block" (a layer's all),
+                             // any of "swiglu,norm,ffn,qkv" joined by commas, or "auto": the cheapest that fits
+} ModelOptions;
 
 typedef struct {
     double loss;         // sum of -coef-weighted log-probs since model_zero_grad: the loss when coef = -w/N
@@ -59,12 +68,16 @@ typedef struct {
 
 typedef struct Model Model;
 
-// Room for micro-batches of up to B rows of T tokens. `training` false: no gradients, no moments.
-Model *model_create(const Config *config, int64_t B, int64_t T, bool training);
+// Room for micro-batches of up to B rows of T tokens. `training` false: no gradients, no moments. options: NULL, or checked.
+Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options);
 void model_free(Model *m);
+bool model_check(const Config *config, const ModelOptions *options, Error *e);   // can this twin do that?
 const Config *model_config(const Model *m);
-int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training);   // what model_create would take
+// bytes that model_create would take; plan: NULL, or MODEL_PLAN_SIZE characters for what they are for, on one line
+enum { MODEL_PLAN_SIZE = 1024 };
+int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan);
 
+const char *model_notes(const Model *m);   // what the twin chose when it was made, for the log; lines, or ""
 int model_num_tensors(const Model *m);
 const Tensor *model_tensor(const Model *m, int i);
 // copies one tensor (of layer `layer` when per-layer, else 0) from or to the model as fp32, row-major, all of it
@@ -77,12 +90,20 @@ void model_zero_moments(Model *m);
 
 void model_forward(Model *m, const Batch *b);
 // logp (B,T): log p(target) where weight != 0 and target >= 0, else 0. coef (B,T) or NULL (no gradient).
+// A GPU works behind the host's back: logp is complete once model_wait or a later update's model_result has returned.
+// Memory of model_host_alloc keeps the host from waiting here; any other does too, but waits.
 void model_head(Model *m, const Batch *b, const float *coef, float *logp);
+void model_wait(Model *m);
+void *model_host_alloc(int64_t bytes);
+void model_host_free(void *p);
 void model_backward(Model *m, const Batch *b);
 // logits (n,V) of the places `index` (n values of b*T+t) of the last model_forward
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits);
 
 void model_update(Model *m, const AdamW *opt);
-StepResult model_result(Model *m);                 // of the last model_update (or, without one, of the heads so far); waits for it
+// of the earliest model_update whose result was not asked for yet, waiting for that one only; without one, of the heads so far.
+// At most MODEL_UPDATES_AHEAD updates may wait for their results to be asked for.
+enum { MODEL_UPDATES_AHEAD = 4 };
+StepResult model_result(Model *m);
 
 #endif

@@ -21,6 +21,10 @@
 #define FINDAP_DEVICE "CPU, fp32"   // what the banner says; the GPU twin has its own
 #endif
 
+#ifndef FINDAP_RESULTS_LATE
+#define FINDAP_RESULTS_LATE 0       // 1: a step's results are read when the next step is on its way, so that a GPU never waits for the host
+#endif
+
 #define EXIT_STOPPED 3        // stopped by a signal or --stop-after-steps, checkpoint written: not done, but nothing is wrong
 #define MAX_SKIPPED_IN_A_ROW 3
 
@@ -38,10 +42,11 @@ typedef struct {
     int64_t init_seed, seq_len, step_tokens, micro_rows, steps, epochs, tokens, seed, dev_every, patience, checkpoint_every, keep, log_every, stop_after_steps;
     double stage_values[STAGE_NUMBERS], dev_rows;
     bool resume, overwrite, dry_run, quiet, dev_every_given;
+    ModelOptions memory;
 } TrainOptions;
 
 FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
-#define TRAIN_FLAGS 39
+#define TRAIN_FLAGS 42
 
 // fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
 FN int train_flags(TrainOptions *o, Flag *flags) {
@@ -68,6 +73,9 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         {"--steps", FLAG_INT, &o->steps, "N", "schedule's horizon of a stage, in steps", 1, big, false},
         {"--epochs", FLAG_INT, &o->epochs, "N", "... or in epochs", 1, 1e6, false},
         {"--tokens", FLAG_INT, &o->tokens, "N", "... or in tokens", 1, big, false},
+        {"--moments", FLAG_STRING, &o->memory.moments, "TYPE", "AdamW's moments: fp32, bf16 or 8bit (GPU)", 0, 0, false},
+        {"--gradients", FLAG_STRING, &o->memory.gradients, "TYPE", "what micro-batches are summed in: fp32 or bf16 (GPU)", 0, 0, false},
+        {"--recompute", FLAG_STRING, &o->memory.recompute, "WHAT", "instead of kept: none, some of swiglu,norm,ffn,qkv, block, or auto (GPU)", 0, 0, false},
         {"--schedule", FLAG_STRING, &o->schedule, "NAME", "linear, cosine, constant, wsd", 0, 0, false},
         {"--packing", FLAG_STRING, &o->packing, "NAME", "best-fit, or next-fit as in the original recipe", 0, 0, false},
         {"--seed", FLAG_INT, &o->seed, "N", "of the data order", 0, big, false},
@@ -212,14 +220,23 @@ FN bool train_out_directory(const TrainOptions *o, Log *log, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------
 // the run
 
+// a step on its way: what its line in the log needs
+typedef struct { StepRecord record; const StageData *stage; int slot; } TrainPending;
+
 typedef struct {
     TrainOptions *options;
     Recipe *recipe;
     Data *data;
     const Config *config;
     Model *model;
-    Step step;
-    float *coef, *logp;     // (micro_rows, T)
+    Step steps_held[2];     // the step on its way and, with late results, the one before it
+    float *logp_held[2];    // (rows of a step, T) log-probs of their targets
+    float *coef;            // (micro_rows, T)
+    TrainPending pending[2];
+    int num_pending;        // steps whose results were not read yet
+    double last_finish;     // when a step's results were last read
+    int64_t issued;         // steps given to the model by this process
+    bool count_given;       // the model knows how many updates there were
     StreamLoss *losses;     // of the present stage's streams
     Log log;
     Progress progress;
@@ -229,8 +246,8 @@ typedef struct {
 
 FN void train_free(Train *t) {
     if (t->model) model_free(t->model);
-    step_free(&t->step);
-    free(t->coef); free(t->logp); free(t->losses); free(t->progress.dev);
+    for (int i = 0; i < 2; i++) { step_free(&t->steps_held[i]); model_host_free(t->logp_held[i]); }
+    free(t->coef); free(t->losses); free(t->progress.dev);
     json_decref(t->identity);
     log_close(&t->log);
 }
@@ -241,11 +258,9 @@ FN int64_t train_all_steps(const Data *d) {
     return n;
 }
 
-// Forward, and with `trained` > 0 backward, over the rows of t->step in micro-batches. Returns the sum of -weight * log-prob;
-// adds the parts to sums[stream], counts[stream] and, with `logits`, stores all of them (rows, T, V).
-FN double train_pass(Train *t, int64_t trained, double *sums, int64_t *counts, float *logits) {
-    const Step *s = &t->step;
-    double sum = 0;
+// Forward, and with `trained` > 0 backward, over the rows of a step in micro-batches; log-probs go to logp (rows, T), complete
+// once the model has been waited for. With `logits`, all of them (rows, T, V) are stored.
+FN void train_pass(Train *t, const Step *s, int64_t trained, float *logp, float *logits) {
     for (int64_t row = 0; row < s->rows; row += t->recipe->micro_rows) {
         int64_t rows = s->rows - row < t->recipe->micro_rows ? s->rows - row : t->recipe->micro_rows, n = rows * s->T;
         Batch b = step_batch(s, row, rows);
@@ -257,16 +272,20 @@ FN double train_pass(Train *t, int64_t trained, double *sums, int64_t *counts, f
             model_logits(t->model, index, n, logits + row * s->T * t->config->vocab_size);
             free(index);
         }
-        model_head(t->model, &b, trained ? t->coef : NULL, t->logp);
+        model_head(t->model, &b, trained ? t->coef : NULL, logp + row * s->T);
         if (trained) model_backward(t->model, &b);
-        const int32_t *stream = s->stream + row * s->T;
-        for (int64_t i = 0; i < n; i++) {
-            if (b.targets[i] < 0 || b.weights[i] == 0) continue;
-            double part = -(double)b.weights[i] * (double)t->logp[i];
-            sum += part;
-            sums[stream[i]] += part;
-            counts[stream[i]]++;
-        }
+    }
+}
+
+// The sum of -weight * log-prob over a step; its parts are added to sums[stream] and counts[stream].
+FN double train_sum(const Step *s, const float *logp, double *sums, int64_t *counts) {
+    double sum = 0;
+    for (int64_t i = 0; i < s->rows * s->T; i++) {
+        if (s->targets[i] < 0 || s->weights[i] == 0) continue;
+        double part = -(double)s->weights[i] * (double)logp[i];
+        sum += part;
+        sums[s->stream[i]] += part;
+        counts[s->stream[i]]++;
     }
     return sum;
 }
@@ -280,45 +299,70 @@ FN void train_losses(Train *t, const StageData *s, const double *sums, const int
     }
 }
 
-// One step at the cursor. False, with an error, when too many steps in a row were not finite.
-FN bool train_step(Train *t, double *sums, int64_t *counts, Error *e) {
+// Gives the model one step at the cursor, and moves the cursor.
+FN void train_issue(Train *t) {
     Progress *p = &t->progress;
     StageData *s = &t->data->stages[p->stage];
     const RecipeStage *r = &t->recipe->stages[p->stage];
-    double begin = seconds_now();
-    StepRecord record;
-    memset(&record, 0, sizeof record);
-    memset(sums, 0, (size_t)s->num_streams * sizeof *sums);
-    memset(counts, 0, (size_t)s->num_streams * sizeof *counts);
-    step_fill(&t->step, t->data, (int)p->stage, &p->epoch, &p->row);
+    TrainPending *q = &t->pending[t->num_pending++];
+    StepRecord *record = &q->record;
+    memset(q, 0, sizeof *q);
+    q->stage = s;
+    q->slot = (int)(t->issued++ % 2);
+    Step *step = &t->steps_held[q->slot];
+    record->seconds = seconds_now();   // when it began
+    step_fill(step, t->data, (int)p->stage, &p->epoch, &p->row);
     Schedule schedule = {r->schedule, r->lr, r->warmup, r->floor, r->decay, s->horizon};
-    record.lr = schedule_lr(&schedule, p->stage_step);
-    if (t->step.trained > 0) {   // rows without any target teach nothing; AdamW on a zero gradient would still decay
+    record->lr = schedule_lr(&schedule, p->stage_step);
+    if (step->trained > 0) {   // rows without any target teach nothing; AdamW on a zero gradient would still decay
         model_zero_grad(t->model);
-        record.loss = train_pass(t, t->step.trained, sums, counts, NULL) / (double)t->step.trained;
-        AdamW opt = {record.lr, r->beta1, r->beta2, r->eps, r->weight_decay, r->grad_clip, p->adam_t + 1};
+        train_pass(t, step, step->trained, t->logp_held[q->slot], NULL);
+        // how many updates there were is only known late; the model counts on from where it was told once
+        AdamW opt = {record->lr, r->beta1, r->beta2, r->eps, r->weight_decay, r->grad_clip, t->count_given ? 0 : p->adam_t + 1};
+        t->count_given = true;
         model_update(t->model, &opt);
-        StepResult result = model_result(t->model);
-        record.grad_norm = result.grad_norm;
-        record.skipped = result.skipped;
-        if (result.skipped) { p->skipped_total++; p->skipped_in_a_row++; }
-        else { p->adam_t++; p->skipped_in_a_row = 0; }
     }
     p->step++;
     p->stage_step++;
-    p->tokens_total += t->step.filled;
-    p->trained_total += t->step.trained;
-    train_losses(t, s, sums, counts);
-    record.stage = r->name;
-    record.step = p->step; record.steps = t->steps; record.stage_step = p->stage_step; record.stage_steps = s->stop; record.epoch = p->epoch;
-    record.tokens = t->step.filled; record.trained = t->step.trained; record.tokens_total = p->tokens_total; record.trained_total = p->trained_total;
-    record.fill = (double)t->step.filled / (double)(t->step.rows * t->step.T);
-    record.streams = t->losses; record.num_streams = s->num_streams;
-    record.seconds = seconds_now() - begin;
-    log_step(&t->log, &record);
+    p->tokens_total += step->filled;
+    p->trained_total += step->trained;
+    record->stage = r->name;
+    record->step = p->step; record->steps = t->steps; record->stage_step = p->stage_step; record->stage_steps = s->stop; record->epoch = p->epoch;
+    record->tokens = step->filled; record->trained = step->trained; record->tokens_total = p->tokens_total; record->trained_total = p->trained_total;
+    record->fill = (double)step->filled / (double)(step->rows * step->T);
+}
+
+// Reads and logs the results of the earliest step on its way. False, with an error, when too many in a row were not finite.
+FN bool train_finish(Train *t, double *sums, int64_t *counts, Error *e) {
+    Progress *p = &t->progress;
+    TrainPending q = t->pending[0];
+    StepRecord *record = &q.record;
+    const Step *step = &t->steps_held[q.slot];
+    t->pending[0] = t->pending[1];
+    t->num_pending--;
+    memset(sums, 0, (size_t)q.stage->num_streams * sizeof *sums);
+    memset(counts, 0, (size_t)q.stage->num_streams * sizeof *counts);
+    if (step->trained > 0) {
+        StepResult result = model_result(t->model);
+        record->loss = train_sum(step, t->logp_held[q.slot], sums, counts) / (double)step->trained;
+        record->grad_norm = result.grad_norm;
+        record->skipped = result.skipped;
+        if (result.skipped) { p->skipped_total++; p->skipped_in_a_row++; }
+        else { p->adam_t++; p->skipped_in_a_row = 0; }
+    }
+    train_losses(t, q.stage, sums, counts);
+    record->streams = t->losses; record->num_streams = q.stage->num_streams;
+    double now = seconds_now(), begin = record->seconds > t->last_finish ? record->seconds : t->last_finish;   // overlapping steps share no second
+    record->seconds = now - begin;
+    t->last_finish = now;
+    log_step(&t->log, record);
     if (p->skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW)
         return fail(e, "the loss or the gradient was not finite in %d steps in a row, the last one step %" PRId64 "; these steps were skipped, the parameters are those of "
-                       "step %" PRId64 " ---> lower --lr (now %g), and look at the data of these steps", MAX_SKIPPED_IN_A_ROW, p->step, p->step - MAX_SKIPPED_IN_A_ROW, record.lr);
+                       "step %" PRId64 " ---> lower --lr (now %g), and look at the data of these steps", MAX_SKIPPED_IN_A_ROW, record->step, record->step - MAX_SKIPPED_IN_A_ROW, record->lr);
+    return true;
+}
+FN bool train_finish_all(Train *t, double *sums, int64_t *counts, Error *e) {
+    while (t->num_pending > 0) if (!train_finish(t, sums, counts, e)) return false;
     return true;
 }
 
@@ -352,10 +396,13 @@ FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
     memset(counts, 0, (size_t)s->num_streams * sizeof *counts);
     for (int64_t row = 0; row < s->dev.num_rows;) {
         if (train_stop_signal) return;
-        step_clear(&t->step);
-        while (t->step.rows < t->recipe->micro_rows && row < s->dev.num_rows) step_add_row(&t->step, t->data, s->dev_pieces, &s->dev, row++);
-        targets += t->step.trained;
-        sum += train_pass(t, 0, sums, counts, NULL);
+        Step *step = &t->steps_held[0];   // no step is on its way
+        step_clear(step);
+        while (step->rows < t->recipe->micro_rows && row < s->dev.num_rows) step_add_row(step, t->data, s->dev_pieces, &s->dev, row++);
+        targets += step->trained;
+        train_pass(t, step, 0, t->logp_held[0], NULL);
+        model_wait(t->model);
+        sum += train_sum(step, t->logp_held[0], sums, counts);
     }
     double loss = targets ? sum / (double)targets : NAN;
     p->dev_stage_step = p->stage_step;
@@ -386,26 +433,31 @@ FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
         StageData *s = &t->data->stages[p->stage];
         bool dev = s->dev.num_rows > 0;
         if (p->stage_step == 0 && p->dev_stage_step != 0) {
-            if (!r->keep_optimizer) { model_zero_moments(t->model); p->adam_t = 0; }
+            if (!r->keep_optimizer) { model_zero_moments(t->model); p->adam_t = 0; t->count_given = false; }
             p->best_dev = INFINITY; p->dev_without_gain = 0; p->best_dev_step = -1; p->dev_stage_step = -1;
         }
         for (;;) {
             bool last = p->stage_step >= s->stop;
-            if (dev && p->dev_stage_step != p->stage_step && (last || p->stage_step % t->recipe->dev_every == 0)) train_evaluate(t, sums, counts);
-            bool enough = dev && t->recipe->dev_patience > 0 && p->dev_without_gain >= t->recipe->dev_patience;
             bool asked = t->options->stop_after_steps > 0 && t->process_steps >= t->options->stop_after_steps;
+            bool evaluate = dev && p->dev_stage_step != p->stage_step && (last || p->stage_step % t->recipe->dev_every == 0);
+            if ((last || evaluate || asked || train_stop_signal) && !train_finish_all(t, sums, counts, e)) return 1;
+            if (evaluate) train_evaluate(t, sums, counts);
+            bool enough = dev && t->recipe->dev_patience > 0 && p->dev_without_gain >= t->recipe->dev_patience;
             if (train_stop_signal || (asked && !last)) {
-                if (!train_checkpoint(t, e)) return 1;
+                if (!train_finish_all(t, sums, counts, e) || !train_checkpoint(t, e)) return 1;
                 log_say(&t->log, "stopped after step %" PRId64 " by %s ---> the same command with --resume goes on\n", p->step, train_stop_signal ? strsignal(train_stop_signal) : "--stop-after-steps");
                 return EXIT_STOPPED;
             }
             if (enough && !last) log_say(&t->log, "stage %s ends at step %" PRId64 ": no lower dev loss in %" PRId64 " evaluations, the best was %.4f at step %" PRId64 "\n",
                                          r->name, p->step, p->dev_without_gain, p->best_dev, p->best_dev_step);
             if (last || enough) break;
-            if (!train_step(t, sums, counts, e)) return 1;
+            train_issue(t);
             t->process_steps++;
+            bool due = t->options->checkpoint_every > 0 && p->step % t->options->checkpoint_every == 0;
+            if (due || !FINDAP_RESULTS_LATE) { if (!train_finish_all(t, sums, counts, e)) return 1; }
+            else if (t->num_pending == 2 && !train_finish(t, sums, counts, e)) return 1;
             Error why;
-            if (t->options->checkpoint_every > 0 && p->step % t->options->checkpoint_every == 0 && !train_checkpoint(t, &why))
+            if (due && !train_checkpoint(t, &why))
                 warn("no checkpoint of step %" PRId64 ": %s ---> the run goes on, the last good checkpoint is untouched", p->step, why.text);
         }
         if (p->stage + 1 == t->recipe->num_stages) return 0;
@@ -441,22 +493,26 @@ FN void train_print_plan(const Train *t) {
                 s->first_trained, g->next_fit ? "next-fit" : "best-fit", 100 * s->first_fill, balance_names[g->balance]);
     }
     double MiB = 1048576.0;
-    fprintf(stderr, "memory: model, gradient, moments and activations %.1f MiB, one step's rows %.1f MiB; token shards are mapped, not loaded\n",
-            (double)model_memory_bytes(t->config, r->micro_rows, r->seq_len, true) / MiB, (double)(r->step_tokens * 20 + r->micro_rows * r->seq_len * 8) / MiB);
+    char plan[MODEL_PLAN_SIZE];
+    int64_t bytes = model_memory_bytes(t->config, r->micro_rows, r->seq_len, true, &t->options->memory, plan);
+    fprintf(stderr, "memory: model, gradient, moments and activations %.1f MiB (%s), two steps' rows %.1f MiB; token shards are mapped, not loaded\n",
+            (double)bytes / MiB, plan, 2 * (double)(r->step_tokens * 24 + r->micro_rows * r->seq_len * 4) / MiB);
     fprintf(stderr, "in all %" PRId64 " steps, %.4g tokens, %.4g parameters, about %.3g FLOPs (6 x parameters x tokens)\n", t->steps, tokens, parameters, 6 * parameters * tokens);
 }
 
 FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     Model *m = t->model;
     int64_t epoch = 0, row = 0, V = t->config->vocab_size;
-    step_fill(&t->step, t->data, 0, &epoch, &row);
-    const Step *s = &t->step;
+    step_fill(&t->steps_held[0], t->data, 0, &epoch, &row);
+    const Step *s = &t->steps_held[0];
     if (s->trained == 0) return fail(e, "the first step has no trained target ---> is this the right data?");
     int64_t places = s->rows * s->T, one = 1, shape[3] = {s->rows, s->T, V}, logits_bytes = 0;
     bool with_logits = mul_size(places, V * 4, &logits_bytes) && logits_bytes < (1ll << 30);
     float *logits = with_logits ? (float *)xmalloc(logits_bytes) : NULL, *scratch = (float *)xmalloc(model_largest_tensor(m) * (int64_t)sizeof(float));
     model_zero_grad(m);
-    float loss = (float)(train_pass(t, s->trained, sums, counts, logits) / (double)s->trained);
+    train_pass(t, s, s->trained, t->logp_held[0], logits);
+    model_wait(m);
+    float loss = (float)(train_sum(s, t->logp_held[0], sums, counts) / (double)s->trained);
     SafetensorsWriter *w = safetensors_writer_new(t->options->dump);
     safetensors_writer_metadata(w, "format", "findap-dump-1");
     safetensors_writer_tensor(w, "loss", DTYPE_F32, 1, &one);
@@ -513,10 +569,13 @@ FN void train_check_tokenizer(const Train *t) {
 
 FN bool train_make_model(Train *t, Error *e) {
     const Recipe *r = t->recipe;
-    t->model = model_create(t->config, r->micro_rows, r->seq_len, true);
-    step_new(&t->step, r->step_tokens / r->seq_len, r->seq_len);
+    t->model = model_create(t->config, r->micro_rows, r->seq_len, true, &t->options->memory);
+    int64_t rows = r->step_tokens / r->seq_len > r->micro_rows ? r->step_tokens / r->seq_len : r->micro_rows;   // a step's, or an evaluation's
+    for (int i = 0; i < 2; i++) {
+        step_new(&t->steps_held[i], rows, r->seq_len);
+        t->logp_held[i] = (float *)model_host_alloc(rows * r->seq_len * (int64_t)sizeof(float));
+    }
     t->coef = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
-    t->logp = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
     if (strcmp(t->options->init, "random") == 0) model_init_random(t->model, (uint64_t)t->options->init_seed);
     else if (!model_load_dir(t->model, t->options->model, e)) return false;
     model_zero_moments(t->model);
@@ -553,6 +612,7 @@ FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
     json_object_set_new(j, "device", json_string(FINDAP_DEVICE));
     json_object_set_new(j, "threads", json_integer(log_threads()));
     json_object_set_new(j, "command", command);
+    if (model_notes(t->model)[0]) json_object_set_new(j, "notes", json_string(model_notes(t->model)));
     json_object_set(j, "run", t->identity);
     log_record(&t->log, j);
     return true;
@@ -568,7 +628,7 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     int result = 1, most = 1;
     double *sums = NULL;
     int64_t *counts = NULL, dev = 0;
-    if (!config_load(o->model, &config, e) || !data_open(&data, recipe, config.vocab_size, e)) goto end;
+    if (!config_load(o->model, &config, e) || !model_check(&config, &o->memory, e) || !data_open(&data, recipe, config.vocab_size, e)) goto end;
     for (int i = 0; i < recipe->num_stages; i++) {
         if (data.stages[i].num_streams > most) most = data.stages[i].num_streams;
         dev += data.stages[i].dev.num_rows;

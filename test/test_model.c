@@ -42,7 +42,7 @@ static Case case_open(const char *name, int64_t room_rows) {
     double total = 0;
     for (int64_t i = 0; i < n; i++) total += c.batch.weights[i];
     for (int64_t i = 0; i < n; i++) c.coef[i] = (float)(-c.batch.weights[i] / total);
-    c.model = model_create(&c.config, room_rows ? room_rows : c.batch.B, c.batch.T, true);
+    c.model = model_create(&c.config, room_rows ? room_rows : c.batch.B, c.batch.T, true, NULL);
     must(model_load_dir(c.model, path, &e), &e);
     return c;
 }
@@ -166,7 +166,7 @@ static void packed_equals_separate(void **state) {   // log-probs and gradients;
     for (int k = 0; k < NUM_MODELS; k++) {
         Case c = case_open(model_names[k], 0);
         run(&c);
-        Model *packed = c.model, *alone = model_create(&c.config, 1, c.batch.T, true);
+        Model *packed = c.model, *alone = model_create(&c.config, 1, c.batch.T, true, NULL);
         Error e;
         char path[64];
         snprintf(path, sizeof path, "test/data/%s", model_names[k]);
@@ -377,13 +377,13 @@ static void inference_needs_less_and_gives_the_same(void **state) {
         Error e;
         model_forward(c.model, &c.batch);
         float *a = all_logits(&c);
-        Model *training = c.model, *inference = model_create(&c.config, c.batch.B, c.batch.T, false);
+        Model *training = c.model, *inference = model_create(&c.config, c.batch.B, c.batch.T, false, NULL);
         must(model_load_dir(inference, path, &e), &e);
         c.model = inference;
         model_forward(c.model, &c.batch);
         float *b = all_logits(&c);
         assert_memory_equal(a, b, (size_t)(c.batch.B * c.batch.T * c.config.vocab_size) * 4);
-        assert_true(model_memory_bytes(&c.config, c.batch.B, c.batch.T, false) < model_memory_bytes(&c.config, c.batch.B, c.batch.T, true) / 2);
+        assert_true(model_memory_bytes(&c.config, c.batch.B, c.batch.T, false, NULL, NULL) < model_memory_bytes(&c.config, c.batch.B, c.batch.T, true, NULL, NULL) / 2);
         free(a); free(b);
         model_free(training);
         case_close(&c);

@@ -24,7 +24,7 @@ static Model *new_model(const char *name) {   // as large as test/data/NAME says
     Error e;
     Config c;
     must(config_load(data(name), &c, &e), &e);
-    return model_create(&c, 1, 8, false);
+    return model_create(&c, 1, 8, false, NULL);
 }
 static Model *loaded(const char *name, const char *dir) {
     Error e;

@@ -13,22 +13,37 @@
 // the fake model: logits of the next token = table[token] + bias[0] + bias[1]; one matrix and one vector per layer
 
 enum { VOCAB = 24, LAYERS = 2, NUMBERS = VOCAB * VOCAB + LAYERS * VOCAB };
-struct Model { Config config; float p[NUMBERS], g[NUMBERS], m[NUMBERS], v[NUMBERS]; StepResult result; const Batch *batch; int64_t B, T; };
+struct Model { Config config; float p[NUMBERS], g[NUMBERS], m[NUMBERS], v[NUMBERS]; StepResult result; const Batch *batch; int64_t B, T, t; };
 static const Tensor fake_tensors[2] = {
     {"embed", "model.embed_tokens.weight", VOCAB, VOCAB, false, true, 0, 0},
     {"bias", "model.layers.%d.input_layernorm.weight", 0, VOCAB, true, false, VOCAB * VOCAB, VOCAB},
 };
 static struct { int64_t updates, nan_from, nan_until, signal_at, signals, delay_us; } fake;   // what the next runs shall suffer
 
-Model *model_create(const Config *config, int64_t B, int64_t T, bool training) {
-    (void)training;
+Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
+    (void)training; (void)options;
     Model *m = (Model *)xcalloc(1, sizeof(Model));
     m->config = *config; m->B = B; m->T = T;
     return m;
 }
 void model_free(Model *m) { free(m); }
 const Config *model_config(const Model *m) { return &m->config; }
-int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training) { (void)config; (void)training; return (int64_t)sizeof(Model) + B * T; }
+bool model_check(const Config *config, const ModelOptions *o, Error *e) {
+    (void)config;
+    if (o->moments) return fail(e, "no moments %s here", o->moments);
+    if (o->gradients) return fail(e, "no gradients %s here", o->gradients);
+    if (o->recompute) return fail(e, "no recompute %s here", o->recompute);
+    return true;
+}
+const char *model_notes(const Model *m) { (void)m; return ""; }
+int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan) {
+    (void)config; (void)training; (void)options;
+    if (plan) plan[0] = 0;
+    return (int64_t)sizeof(Model) + B * T;
+}
+void model_wait(Model *m) { (void)m; }
+void *model_host_alloc(int64_t bytes) { return xmalloc(bytes); }
+void model_host_free(void *p) { free(p); }
 int model_num_tensors(const Model *m) { (void)m; return 2; }
 const Tensor *model_tensor(const Model *m, int i) { (void)m; return &fake_tensors[i]; }
 static float *fake_place(Model *m, TensorKind k, int i, int layer) {
@@ -40,7 +55,7 @@ void model_get(const Model *m, TensorKind k, int i, int layer, float *out) { mem
 void model_put(Model *m, TensorKind k, int i, int layer, const float *in) { memcpy(fake_place(m, k, i, layer), in, fake_bytes(i)); }
 void model_init_random(Model *m, uint64_t seed) { for (int i = 0; i < NUMBERS; i++) m->p[i] = (float)(0.1 * random_normal(seed, 0, (uint64_t)i)); }
 void model_zero_grad(Model *m) { memset(m->g, 0, sizeof m->g); m->result.loss = 0; }
-void model_zero_moments(Model *m) { memset(m->m, 0, sizeof m->m); memset(m->v, 0, sizeof m->v); }
+void model_zero_moments(Model *m) { memset(m->m, 0, sizeof m->m); memset(m->v, 0, sizeof m->v); m->t = 0; }
 void model_forward(Model *m, const Batch *b) { assert_true(b->B <= m->B && b->T == m->T); m->batch = b; }
 static void fake_logits(const Model *m, int32_t token, float *x) {
     for (int j = 0; j < VOCAB; j++) x[j] = m->p[token * VOCAB + j] + m->p[VOCAB * VOCAB + j] + m->p[VOCAB * VOCAB + VOCAB + j];
@@ -72,13 +87,15 @@ void model_update(Model *m, const AdamW *o) {
     for (int i = 0; i < NUMBERS; i++) norm += (double)m->g[i] * (double)m->g[i];
     m->result.grad_norm = sqrt(norm);
     m->result.skipped = k >= fake.nan_from && k < fake.nan_until;
+    if (o->t > 0) m->t = o->t - 1;
     if (m->result.skipped) { m->result.grad_norm = NAN; return; }
+    m->t++;
     double scale = o->grad_clip > 0 && m->result.grad_norm > o->grad_clip ? o->grad_clip / m->result.grad_norm : 1;
     for (int i = 0; i < NUMBERS; i++) {
         double g = scale * (double)m->g[i], decay = i < VOCAB * VOCAB ? o->weight_decay : 0;
         m->m[i] = (float)(o->beta1 * (double)m->m[i] + (1 - o->beta1) * g);
         m->v[i] = (float)(o->beta2 * (double)m->v[i] + (1 - o->beta2) * g * g);
-        double step = (double)m->m[i] / (1 - pow(o->beta1, (double)o->t)) / (sqrt((double)m->v[i] / (1 - pow(o->beta2, (double)o->t))) + o->eps);
+        double step = (double)m->m[i] / (1 - pow(o->beta1, (double)m->t)) / (sqrt((double)m->v[i] / (1 - pow(o->beta2, (double)m->t))) + o->eps);
         m->p[i] -= (float)(o->lr * (step + decay * (double)m->p[i]));
     }
 }
@@ -559,7 +576,7 @@ static void test_every_flipped_bit_is_found(void **state) {
     char *model = at("model"), *manifest = newest(out, "/manifest.json"), *file = newest(out, "/state.safetensors");
     assert_true(config_load(model, &config, &e));
     json_t *j = json_parse_file(manifest, 1 << 20, &e);
-    Model *m = model_create(&config, 1, 64, true);
+    Model *m = model_create(&config, 1, 64, true, NULL);
     Progress p;
     memset(&p, 0, sizeof p);
     assert_int_equal(checkpoint_load(out, 2, m, &p, json_object_get(j, "identity"), &e), CHECKPOINT_LOADED);
@@ -777,6 +794,7 @@ static void test_every_flag_does_something(void **state) {
         {"--schedule wsd --decay 0.7", "model"}, {"--save-dtype bfloat16", "model"},
         {"--micro-rows 2", "in micro-batches of 2"}, {"--dev-data @dev", "dev       8"}, {"--dev-rows 5 --dev-every 3", "dev       3"}, {"--checkpoint-every 3", "checkpoint of step 6"},
         {"--dry-run", "FLOPs"}, {"--dump @flag.dump", "trained targets"}, {"--stop-after-steps 2", "stopped after step 2"}, {"--help", "usage:"},
+        {"--moments bf16", "no moments bf16 here"}, {"--gradients bf16", "no gradients bf16 here"}, {"--recompute block", "no recompute block here"},
     };
     // shown elsewhere: --model, --recipe, --data, --out, --init, --resume, --overwrite (everywhere), --patience, --keep, --log-every, --quiet (below)
     static const char *const elsewhere = " --model --recipe --data --out --init --resume --overwrite --patience --keep --log-every --quiet ";

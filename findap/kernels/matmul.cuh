@@ -1,0 +1,214 @@
+// matmul.cuh: every large matrix product, through cuBLASLt. About 80 % of a training step is spent in here, at the tensor
+// cores' speed under the card's power limit; a GEMM of our own would gain at most a few per cent and cost a thousand lines.
+//
+// A plan (layouts and algorithm) is made once for each shape and kept. The library's own first choice of algorithm is up
+// to 10 % from the best, so each shape is tuned when the model is made: the candidates are timed on random numbers, and
+// the fastest is taken - of those that give the first choice's bits. Tuning thus changes speed and never results, and
+// the same command gives the same bits although two tunings may end differently.
+//
+// The fused parts: a bias is added by the epilogue; a residual is the C operand (D = A B + C, C and D different buffers),
+// so that x + branch is rounded once and costs no pass of its own; parameter gradients are summed in fp32 (beta = 1).
+#ifndef FINDAP_KERNELS_MATMUL_CUH
+#define FINDAP_KERNELS_MATMUL_CUH
+#include "cuda.cuh"      // defines: CUDA_CHECK, real
+#include <cublasLt.h>    // defines: cublasLtMatmul
+
+#define CUBLAS_CHECK(call) cublas_check((call), #call, __FILE__, __LINE__)
+static inline void cublas_check(cublasStatus_t status, const char *call, const char *file, int line) {
+    if (status != CUBLAS_STATUS_SUCCESS) die("%s:%d: %s: %s ---> the shape or alignment is not supported by cuBLASLt", file, line, call, cublasLtGetStatusString(status));
+}
+
+// D (n, m) row-major = op(A) op(B) [+ C] [+ bias (m)], in cuBLAS's column-major words: D is m x n with leading dimension ldd.
+typedef struct {
+    int64_t m, n, k, lda, ldb, ldd;
+    bool transpose_a, transpose_b;
+    bool add;          // + C
+    bool bias;         // + bias
+    bool out_fp32;     // D and C are float, else real
+} GemmShape;
+
+typedef struct {
+    GemmShape shape;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulAlgo_t algorithm;
+    bool tuned;
+} GemmPlan;
+
+enum { MAX_GEMM_PLANS = 512, GEMM_CANDIDATES = 24 };
+
+typedef struct {
+    cublasLtHandle_t handle;
+    void *workspace;
+    size_t workspace_bytes;
+    GemmPlan plans[MAX_GEMM_PLANS];
+    int num_plans;
+} Gemm;
+
+static inline void gemm_create(Gemm *g) {
+    memset(g, 0, sizeof *g);
+    CUBLAS_CHECK(cublasLtCreate(&g->handle));
+    g->workspace_bytes = 64 << 20;   // what cuBLAS asks for on Hopper is 32 MiB; more candidates fit in 64
+    CUDA_CHECK(cudaMalloc(&g->workspace, g->workspace_bytes));
+}
+static inline void gemm_destroy(Gemm *g) {
+    for (int i = 0; i < g->num_plans; i++) {
+        cublasLtMatrixLayoutDestroy(g->plans[i].a); cublasLtMatrixLayoutDestroy(g->plans[i].b); cublasLtMatrixLayoutDestroy(g->plans[i].d);
+        cublasLtMatmulDescDestroy(g->plans[i].operation);
+    }
+    if (g->workspace) cudaFree(g->workspace);
+    if (g->handle) cublasLtDestroy(g->handle);
+}
+
+#ifdef FINDAP_FP32
+#define GEMM_REAL CUDA_R_32F
+#else
+#define GEMM_REAL CUDA_R_16BF
+#endif
+
+static inline int gemm_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulHeuristicResult_t *results, int most) {
+    cublasLtMatmulPreference_t preference;
+    CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
+    CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &g->workspace_bytes, sizeof g->workspace_bytes));
+    int found = 0;
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(g->handle, p->operation, p->a, p->b, p->d, p->d, preference, most, results, &found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    if (status != CUBLAS_STATUS_SUCCESS || found == 0)
+        die("cuBLASLt has no algorithm for a product of %lld x %lld x %lld ---> widths of a model must be multiples of 8", (long long)p->shape.m, (long long)p->shape.n, (long long)p->shape.k);
+    return found;
+}
+
+static inline GemmPlan *gemm_plan(Gemm *g, const GemmShape *s) {
+    for (int i = 0; i < g->num_plans; i++)
+        if (memcmp(&g->plans[i].shape, s, sizeof *s) == 0) return &g->plans[i];
+    if (g->num_plans == MAX_GEMM_PLANS) {   // many odd batch sizes have come by: forget one that was not tuned
+        int i = 0;
+        while (i < MAX_GEMM_PLANS - 1 && g->plans[i].tuned) i++;
+        cublasLtMatrixLayoutDestroy(g->plans[i].a); cublasLtMatrixLayoutDestroy(g->plans[i].b); cublasLtMatrixLayoutDestroy(g->plans[i].d);
+        cublasLtMatmulDescDestroy(g->plans[i].operation);
+        g->plans[i] = g->plans[--g->num_plans];
+    }
+    GemmPlan *p = &g->plans[g->num_plans++];
+    memset(p, 0, sizeof *p);
+    p->shape = *s;
+    cudaDataType out = s->out_fp32 ? CUDA_R_32F : GEMM_REAL;
+    cublasOperation_t ta = s->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, tb = s->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    CUBLAS_CHECK(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta));
+    CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb));
+    if (s->bias) {
+        cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+    }
+    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&p->a, GEMM_REAL, (uint64_t)(s->transpose_a ? s->k : s->m), (uint64_t)(s->transpose_a ? s->m : s->k), s->lda));
+    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&p->b, GEMM_REAL, (uint64_t)(s->transpose_b ? s->n : s->k), (uint64_t)(s->transpose_b ? s->k : s->n), s->ldb));
+    CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&p->d, out, (uint64_t)s->m, (uint64_t)s->n, s->ldd));
+    cublasLtMatmulHeuristicResult_t first;
+    gemm_candidates(g, p, &first, 1);
+    p->algorithm = first.algo;
+    return p;
+}
+
+static inline void gemm_launch(Gemm *g, GemmPlan *p, const cublasLtMatmulAlgo_t *algorithm, const void *a, const void *b, const void *c, void *d, const void *bias, cudaStream_t stream) {
+    float alpha = 1.0f, beta = p->shape.add ? 1.0f : 0.0f;
+    if (p->shape.bias) CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+    CUBLAS_CHECK(cublasLtMatmul(g->handle, p->operation, &alpha, a, p->a, b, p->b, &beta, p->shape.add ? c : d, p->d, d, p->d, algorithm, g->workspace, g->workspace_bytes, stream));
+}
+
+// the three products of a linear layer y (N, O) = x (N, K) w^T, w (O, K); row strides equal widths but for y's, which is ldy
+static inline GemmShape gemm_shape(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldd, bool ta, bool tb, bool add, bool bias, bool out_fp32) {
+    GemmShape s;
+    memset(&s, 0, sizeof s);   // compared as bytes
+    s.m = m; s.n = n; s.k = k; s.lda = lda; s.ldb = ldb; s.ldd = ldd;
+    s.transpose_a = ta; s.transpose_b = tb; s.add = add; s.bias = bias; s.out_fp32 = out_fp32;
+    return s;
+}
+static inline GemmShape shape_forward(int64_t N, int64_t K, int64_t O, int64_t ldy, bool residual, bool bias) { return gemm_shape(O, N, K, K, K, ldy, true, false, residual, bias, false); }
+static inline GemmShape shape_dinput(int64_t N, int64_t K, int64_t O, int64_t ldy) { return gemm_shape(K, N, O, K, ldy, K, false, false, false, false, false); }
+static inline GemmShape shape_dweight(int64_t N, int64_t K, int64_t O, int64_t ldy, bool add) { return gemm_shape(K, O, N, K, ldy, K, false, true, add, false, true); }
+
+// y (N, O; row stride ldy) = x (N, K) w^T [+ bias (O)] [+ residual, laid out like y]
+static inline void matmul_forward(Gemm *g, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
+    GemmShape s = shape_forward(N, K, O, ldy, residual != NULL, bias != NULL);
+    GemmPlan *p = gemm_plan(g, &s);
+    gemm_launch(g, p, &p->algorithm, w, x, residual, y, bias, stream);
+}
+// dx (N, K) = dy (N, O; row stride ldy) w
+static inline void matmul_backward_input(Gemm *g, real *dx, const real *dy, const real *w, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
+    GemmShape s = shape_dinput(N, K, O, ldy);
+    GemmPlan *p = gemm_plan(g, &s);
+    gemm_launch(g, p, &p->algorithm, w, dy, NULL, dx, NULL, stream);
+}
+// dw (O, K) fp32 = or += dy (N, O; row stride ldy)^T x (N, K)
+static inline void matmul_backward_weight(Gemm *g, float *dw, const real *dy, const real *x, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
+    GemmShape s = shape_dweight(N, K, O, ldy, add);
+    GemmPlan *p = gemm_plan(g, &s);
+    gemm_launch(g, p, &p->algorithm, x, dy, dw, dw, NULL, stream);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// tuning
+
+__global__ static void gemm_fill_kernel(real *x, int64_t n, uint64_t seed) {   // roughly normal: the speed of a GEMM depends on its numbers, through power
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        float sum = 0;
+        for (int k = 0; k < 4; k++) sum += (float)(random_bits(seed, (uint64_t)(4 * i + k)) >> 8) * (1.0f / 16777216.0f) - 0.5f;
+        x[i] = from_float<real>(sum * 1.7320508f);
+    }
+}
+__global__ static void gemm_differs_kernel(const uint32_t *a, const uint32_t *b, int64_t n, int *differs) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        if (a[i] != b[i]) *differs = 1;
+}
+
+// Times the candidates of one shape and keeps the fastest that gives the first one's bits. a, b, c, d, d2: scratch that holds random
+// numbers and is large enough. Appends one line to `notes`. Waits for the device: only before training.
+static inline void gemm_tune(Gemm *g, const GemmShape *s, real *a, real *b, void *c, void *d, void *d2, int *differs, const char *name, char *notes, size_t notes_size, cudaStream_t stream) {
+    GemmPlan *p = gemm_plan(g, s);
+    if (p->tuned) return;
+    cublasLtMatmulHeuristicResult_t results[GEMM_CANDIDATES];
+    int found = gemm_candidates(g, p, results, GEMM_CANDIDATES), best = 0, same = 0;
+    int64_t words = s->ldd * s->n * (s->out_fp32 ? 4 : (int64_t)sizeof(real)) / 4;
+    float best_ms = INFINITY, first_ms = 0;
+    cudaEvent_t begin, end;
+    CUDA_CHECK(cudaEventCreate(&begin));
+    CUDA_CHECK(cudaEventCreate(&end));
+    for (int i = 0; i < found; i++) {
+        // in place (C is D) as in training where a gradient is added to: then bits are compared on the first sum only
+        void *out = i == 0 ? d : d2;
+        CUDA_CHECK(cudaMemsetAsync(out, 0, (size_t)words * 4, stream));
+        gemm_launch(g, p, &results[i].algo, a, b, s->out_fp32 ? out : c, out, c, stream);
+        int host = 0;
+        if (i > 0) {
+            CUDA_CHECK(cudaMemsetAsync(differs, 0, sizeof(int), stream));
+            gemm_differs_kernel<<<1024, 256, 0, stream>>>((const uint32_t *)d, (const uint32_t *)d2, words, differs);
+            CUDA_CHECK(cudaMemcpyAsync(&host, differs, sizeof host, cudaMemcpyDeviceToHost, stream));
+            CUDA_CHECK(cudaStreamSynchronize(stream));
+        }
+        if (host) continue;
+        same++;
+        float fastest = INFINITY;
+        for (int repeat = 0; repeat < 3; repeat++) {
+            float ms;
+            CUDA_CHECK(cudaEventRecord(begin, stream));
+            gemm_launch(g, p, &results[i].algo, a, b, s->out_fp32 ? d2 : c, d2, c, stream);
+            CUDA_CHECK(cudaEventRecord(end, stream));
+            CUDA_CHECK(cudaEventSynchronize(end));
+            CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
+            fastest = ms < fastest ? ms : fastest;
+        }
+        if (i == 0) first_ms = fastest;
+        if (fastest < best_ms) { best_ms = fastest; best = i; }
+    }
+    p->algorithm = results[best].algo;
+    p->tuned = true;
+    int id = 0, tile = 0;
+    cublasLtMatmulAlgoConfigGetAttribute(&p->algorithm, CUBLASLT_ALGO_CONFIG_ID, &id, sizeof id, NULL);
+    cublasLtMatmulAlgoConfigGetAttribute(&p->algorithm, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile, sizeof tile, NULL);
+    size_t used = strlen(notes);
+    snprintf(notes + used, notes_size - used, "gemm %-22s %7lld x %7lld x %7lld  %8.3f ms %5.0f TFLOP/s  candidate %2d of %2d (%d with the same bits), algorithm %d tile %d, %.1f %% faster than the first\n", name, (long long)s->m,
+                     (long long)s->n, (long long)s->k, best_ms, 2e-9 * (double)s->m * (double)s->n * (double)s->k / best_ms, best, found, same, id, tile, 100 * (first_ms / best_ms - 1));
+    CUDA_CHECK(cudaEventDestroy(begin));
+    CUDA_CHECK(cudaEventDestroy(end));
+}
+#endif

@@ -1,0 +1,796 @@
+// train_findap.cu: the same transformer as train_findap.c, on the GPU: the same functions under the same names in the same
+// order, over the kernels of findap/kernels/. Read the C file first; what is said there is not said again.
+//
+// What is different here, and why:
+// - Numbers. Weights, activations and their gradients are bf16 (`real`), everything that is summed - norms, softmax, loss,
+//   parameter gradients, AdamW - is fp32 or double. The exact fp32 weight is kept: the bf16 weight the kernels read plus a
+//   16-bit remainder that only AdamW reads (kernels/adamw.cuh). -DFINDAP_FP32 builds the same program in fp32 throughout,
+//   to be compared with the C file number by number (`make compare`).
+// - Memory. Four arenas of parameters (weights, remainders, gradients, moments) and one of activations, sized from the
+//   tables before anything is allocated; nothing is allocated in a step. What the backward pass needs is kept or computed
+//   again, piece by piece (--recompute); a gradient overwrites the activation it belongs to where nobody needs that any
+//   more; one scratch region serves the logits, the feed-forward's gradients and attention's dS tiles in turn.
+// - Time. The host only enqueues: no function between model_zero_grad and model_update waits for the GPU (but for uploads two
+//   micro-batches back). Results are read when asked for, which the training loop does one step late.
+// - Fusion. q, k, v are one GEMM, gate and up another; residuals are added, and biases too, by the GEMM that makes the branch.
+//
+// Dimensions are those of train_findap.c: B T C L NH NKV HD V F W, N = B*T. TP: T rounded up to 64, the stride of lse.
+
+#ifdef FINDAP_FP32
+#define FINDAP_DEVICE "CUDA, fp32"
+#else
+#define FINDAP_DEVICE "CUDA, bf16 with fp32 master weights"
+#endif
+#define FINDAP_RESULTS_LATE 1            // the training loop reads a step's results when the next one is on its way
+
+#include "findap/common.h"               // defines: Error, fail, die, xmalloc, xcalloc, random_normal, CHECK
+#include "findap/config.h"               // defines: Config, config_rope_inv_freq
+#include "findap/model.h"                // defines: Model (declared), Batch, Tensor, AdamW, StepResult, ModelOptions
+#include "findap/kernels/adamw.cuh"      // defines: adamw_update, norm_and_clip, StepState, moments_get/put, params_get/put
+#include "findap/kernels/attention.cuh"  // defines: attention_forward, attention_backward, AttentionPlan
+#include "findap/kernels/cross_entropy.cuh"   // defines: cross_entropy, loss_sum
+#include "findap/kernels/embedding.cuh"  // defines: embedding_*, gather_rows, scatter_rows, bias_backward
+#include "findap/kernels/matmul.cuh"     // defines: Gemm, matmul_*
+#include "findap/kernels/rmsnorm.cuh"    // defines: rmsnorm_*
+#include "findap/kernels/rope.cuh"       // defines: rope_*
+#include "findap/kernels/swiglu.cuh"     // defines: swiglu_*
+
+enum { MAX_TENSORS = 16 };
+enum { RECOMPUTE_SWIGLU = 1, RECOMPUTE_NORM = 2, RECOMPUTE_FFN = 4, RECOMPUTE_QKV = 8, RECOMPUTE_BLOCK = 16 };
+
+// one layer's activations: what the backward pass needs. A piece that is computed again lies in a buffer all layers share.
+typedef struct {
+    real *x;         // (N, C)      the residual stream that enters: always kept
+    real *norm1;     // (N, C)      RECOMPUTE_NORM or _BLOCK: shared
+    float *rstd1;    // (N)
+    real *qkv;       // (N, W)      after bias and rotation; _QKV or _BLOCK: shared
+    real *att;       // (N, NH*HD)  _BLOCK: shared
+    float *lse;      // (B, NH, TP) base 2
+    real *x2;        // (N, C)      _BLOCK: shared
+    real *norm2;     // (N, C)      _NORM or _BLOCK: shared
+    float *rstd2;    // (N)
+    real *gate_up;   // (N, 2F)     becomes its own gradient in the backward pass; _FFN or _BLOCK: shared
+    real *act;       // (N, F)      _SWIGLU, _FFN or _BLOCK: shared
+} Layer;
+
+// A block of host memory that is on its way to the GPU: filled by the host, copied, and not touched again before the copy is done.
+enum { UPLOADS = 3 };
+typedef struct {
+    int32_t *host[UPLOADS], *device;   // pinned; (count) each
+    cudaEvent_t copied[UPLOADS];
+    int64_t count;
+    int next;
+} Upload;
+
+struct Model {
+    Config config;
+    int64_t B, T;            // the largest micro-batch there is room for
+    bool training;
+    MomentType moment_type;
+    GradType grad_type;
+    int recompute;           // RECOMPUTE_* bits
+    Tensor tensors[MAX_TENSORS];
+    int num_tensors;
+    int64_t num_parameters;  // room in an arena of parameters: tensors begin at multiples of 256
+    int64_t moment_offset[MAX_TENSORS], moment_stride[MAX_TENSORS], num_moments;   // moments: every tensor in whole blocks of 256
+    real *params;            // (num_parameters)
+    int16_t *remainder;      // (num_parameters)  fp32 build: NULL
+    void *grads;             // (num_parameters)  float or bf16
+    void *moment1, *moment2; // (num_moments)
+    bool fresh, head_fresh;  // gradients of the layers / of the LM head are to be written, not added to: model_zero_grad costs nothing
+    char *arena;             // all that follows lies in here
+    float *rope_table;       // (T, HD/2, 2)
+    Layer *layers;           // (L)
+    real *x;                 // (N, C)   what leaves the last layer
+    real *hidden;            // (N, C)   after the last norm: what the LM head sees
+    float *rstd;             // (N)
+    real *dhidden;           // (N, C)   gradients, shared by all layers
+    real *dx, *dnorm;        // (N, C)
+    real *dqkv;              // (N, W)
+    real *datt;              // (N, NH*HD)
+    float *dsum;             // (B, NH, TP) rows of dO * O
+    float *partial;          // column sums on their way: rmsnorm_partial_count or bias_partial_count
+    real *head_hidden, *dhead_hidden;   // (head_rows, C)
+    float *row_logp;         // (head_rows)
+    float *logp;             // (N)
+    char *scratch;           // scratch_bytes: logits (head_rows, ldv) | act or its gradient (N, F), then gradients on their way to bf16 | dS tiles
+    int64_t head_rows, ldv, scratch_bytes, delta_bytes;   // delta_bytes: of fp32 gradients on their way to a bf16 sum, at the end of scratch
+    int32_t *counters;       // attention's scheduler
+    float *staging;          // (STAGING) numbers between host and arenas
+    StepState *state;        // loss, gradient norm, skip, on the GPU
+    double *norm_partial;
+    Upload batch_upload, head_upload;
+    AttentionPlan plan;      // of the last batch; device addresses
+    const int32_t *tokens, *positions, *token_order, *token_first;   // of the last batch, device
+    int64_t num_unique;
+    Gemm gemm;
+    char notes[8192];        // the GEMM algorithms that were chosen
+    cudaStream_t stream;
+    StepState *results;      // pinned, (MODEL_UPDATES_AHEAD)
+    cudaEvent_t updated[MODEL_UPDATES_AHEAD];
+    int64_t updates_issued, results_read;
+};
+enum { STAGING = 16 << 20 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the tables
+
+static void define_tensor(Model *m, const char *name, const char *hf_name, int64_t rows, int64_t cols, bool per_layer, bool glued) {
+    CHECK(m->num_tensors < MAX_TENSORS);
+    Tensor *t = &m->tensors[m->num_tensors++];
+    t->name = name; t->hf_name = hf_name; t->rows = rows; t->cols = cols; t->per_layer = per_layer;
+    t->decayed = rows > 0;
+    if (!glued) m->num_parameters = ceil_div(m->num_parameters, 256) * 256;   // glued: one matrix with the tensor before it
+    t->offset = m->num_parameters;
+    m->num_parameters += (rows ? rows : 1) * cols;
+}
+static int64_t tensor_count(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
+
+static void define_tensors(Model *m) {
+    const Config *c = &m->config;
+    int64_t C = c->hidden_size, F = c->intermediate_size, qw = c->num_heads * c->head_dim, kw = c->num_kv_heads * c->head_dim;
+    define_tensor(m, "embed", "model.embed_tokens.weight", c->vocab_size, C, false, false);
+    int first = m->num_tensors;
+    define_tensor(m, "norm1", "model.layers.%d.input_layernorm.weight", 0, C, true, false);
+    define_tensor(m, "q", "model.layers.%d.self_attn.q_proj.weight", qw, C, true, false);
+    define_tensor(m, "k", "model.layers.%d.self_attn.k_proj.weight", kw, C, true, true);
+    define_tensor(m, "v", "model.layers.%d.self_attn.v_proj.weight", kw, C, true, true);
+    if (c->qkv_bias) {
+        define_tensor(m, "q_bias", "model.layers.%d.self_attn.q_proj.bias", 0, qw, true, false);
+        define_tensor(m, "k_bias", "model.layers.%d.self_attn.k_proj.bias", 0, kw, true, true);
+        define_tensor(m, "v_bias", "model.layers.%d.self_attn.v_proj.bias", 0, kw, true, true);
+    }
+    define_tensor(m, "o", "model.layers.%d.self_attn.o_proj.weight", C, qw, true, false);
+    define_tensor(m, "norm2", "model.layers.%d.post_attention_layernorm.weight", 0, C, true, false);
+    define_tensor(m, "gate", "model.layers.%d.mlp.gate_proj.weight", F, C, true, false);
+    define_tensor(m, "up", "model.layers.%d.mlp.up_proj.weight", F, C, true, true);
+    define_tensor(m, "down", "model.layers.%d.mlp.down_proj.weight", C, F, true, false);
+    m->num_parameters = ceil_div(m->num_parameters, 256) * 256;
+    int64_t begin = m->tensors[first].offset, stride = m->num_parameters - begin;
+    for (int i = first; i < m->num_tensors; i++) m->tensors[i].layer_stride = stride;
+    m->num_parameters = begin + stride * c->num_layers;
+    define_tensor(m, "norm", "model.norm.weight", 0, C, false, false);
+    if (!c->tied_embeddings) define_tensor(m, "lm_head", "lm_head.weight", c->vocab_size, C, false, false);
+    m->num_parameters = ceil_div(m->num_parameters, 256) * 256;
+    // moments: the same order, but every tensor of every layer begins a block
+    for (int i = 0; i < m->num_tensors; i++) {
+        const Tensor *t = &m->tensors[i];
+        m->moment_offset[i] = m->num_moments;
+        m->moment_stride[i] = ceil_div(tensor_count(t), 256) * 256;
+        m->num_moments += m->moment_stride[i] * (t->per_layer ? c->num_layers : 1);
+    }
+}
+
+// offset of tensor `name` of a layer in an arena of parameters, -1 when the family has no such tensor
+static int64_t tensor_offset(const Model *m, const char *name, int64_t layer) {
+    for (int i = 0; i < m->num_tensors; i++)
+        if (strcmp(m->tensors[i].name, name) == 0) return m->tensors[i].offset + layer * m->tensors[i].layer_stride;
+    return -1;
+}
+static real *param(const Model *m, const char *name, int64_t layer) {
+    int64_t at = tensor_offset(m, name, layer);
+    return at < 0 ? NULL : m->params + at;
+}
+static float *grad(const Model *m, const char *name, int64_t layer) {   // of the vectors and the embedding, which are summed in place; fp32 sums only
+    int64_t at = tensor_offset(m, name, layer);
+    return at < 0 ? NULL : (float *)m->grads + at;
+}
+static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
+
+// Activations. Called twice: with arena NULL it only counts bytes, then it hands out the pieces.
+static int64_t place_activations(Model *m, char *arena) {
+    const Config *c = &m->config;
+    int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim, L = c->num_layers;
+    int64_t W = A + 2 * c->num_kv_heads * c->head_dim, stats = m->B * c->num_heads * ceil_div(m->T, QUERY_TILE) * QUERY_TILE, used = 0;
+    int r = m->recompute;
+    #define PLACE(pointer, count) do { (pointer) = arena ? (decltype(pointer))(arena + used) : NULL; used += ceil_div((count) * (int64_t)sizeof *(pointer), 1024) * 1024; } while (0)
+    // A piece of a layer: kept for each one, or one buffer for all (which the first layer places)
+    #define PLACE_PIECE(piece, count, kept) do { if (l == 0 || (kept)) PLACE(y->piece, count); else y->piece = m->layers[0].piece; } while (0)
+    PLACE(m->rope_table, m->T * c->head_dim);
+    m->ldv = ceil_div(V, 8) * 8;
+    int64_t rows = (1ll << 30) / (m->ldv * (int64_t)sizeof(real)) / 256 * 256;   // a GiB of logits: enough for a GEMM at full speed
+    m->head_rows = rows < 256 ? 256 : rows > ceil_div(N, 256) * 256 ? ceil_div(N, 256) * 256 : rows;
+    for (int64_t l = 0; l < L; l++) {
+        Layer *y = &m->layers[l];
+        bool keep = m->training && !(r & RECOMPUTE_BLOCK), keep_norm = keep && !(r & RECOMPUTE_NORM), keep_ffn = keep && !(r & RECOMPUTE_FFN);
+        if (m->training || l < 2) PLACE(y->x, N * C);
+        else y->x = m->layers[l % 2].x;
+        PLACE_PIECE(norm1, N * C, keep_norm); PLACE_PIECE(rstd1, N, m->training);
+        PLACE_PIECE(qkv, N * W, keep && !(r & RECOMPUTE_QKV));
+        PLACE_PIECE(att, N * A, keep); PLACE_PIECE(lse, stats, keep); PLACE_PIECE(x2, N * C, keep);
+        if (keep_norm) PLACE(y->norm2, N * C);
+        else y->norm2 = m->layers[0].norm1;   // never needed at the same time
+        PLACE_PIECE(rstd2, N, m->training);
+        PLACE_PIECE(gate_up, N * 2 * F, keep_ffn);
+        if (keep_ffn && !(r & RECOMPUTE_SWIGLU)) PLACE(y->act, N * F);   // else in scratch, see below
+    }
+    PLACE(m->x, N * C); PLACE(m->hidden, N * C); PLACE(m->rstd, N);
+    PLACE(m->head_hidden, m->head_rows * C); PLACE(m->row_logp, m->head_rows); PLACE(m->logp, N);
+    if (m->training) {
+        PLACE(m->dhidden, N * C); PLACE(m->dx, N * C); PLACE(m->dnorm, N * C); PLACE(m->dqkv, N * W); PLACE(m->datt, N * A);
+        PLACE(m->dsum, stats); PLACE(m->dhead_hidden, m->head_rows * C);
+        PLACE(m->partial, rmsnorm_partial_count(C) > bias_partial_count(W) ? rmsnorm_partial_count(C) : bias_partial_count(W));
+        PLACE(m->norm_partial, norm_partial_count());
+    }
+    PLACE(m->counters, 64); PLACE(m->staging, (int64_t)STAGING); PLACE(m->state, 1);
+    PLACE(m->batch_upload.device, m->batch_upload.count); PLACE(m->head_upload.device, m->head_upload.count);
+    // the scratch region: the largest of what it serves; attention may use all of it, and passes over fewer heads when that is less than it wants
+    int64_t act = N * F * (int64_t)sizeof(real), logits = m->head_rows * m->ldv * (int64_t)sizeof(real);
+    m->delta_bytes = m->training && m->grad_type == GRAD_BF16 ? 256ll << 20 : 0;
+    int64_t want = (act > logits ? act : logits) + m->delta_bytes;
+    for (int64_t heads = c->num_kv_heads; m->training && heads >= 1; heads--) {
+        int64_t bytes = attention_scratch_bytes(m->B, m->T, c->num_heads, c->num_kv_heads, c->head_dim, heads);
+        if (heads > 1 && bytes > (r & RECOMPUTE_BLOCK ? want : 9ll << 28)) continue;   // 2.25 GiB holds one causal row of 8,192 tokens and 32 heads
+        want = bytes > want ? bytes : want;
+        break;
+    }
+    m->scratch_bytes = want;
+    PLACE(m->scratch, want);
+    for (int64_t l = 0; l < L; l++)
+        if (!m->training || r & (RECOMPUTE_BLOCK | RECOMPUTE_FFN | RECOMPUTE_SWIGLU)) m->layers[l].act = (real *)m->scratch;
+    #undef PLACE_PIECE
+    #undef PLACE
+    return used;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// options and memory
+
+static bool parse_moments(const char *s, MomentType *type) {
+    if (!s || strcmp(s, "fp32") == 0) *type = MOMENT_FP32;
+    else if (strcmp(s, "bf16") == 0) *type = MOMENT_BF16;
+    else if (strcmp(s, "8bit") == 0) *type = MOMENT_8BIT;
+    else return false;
+    return true;
+}
+// "auto": -1
+static bool parse_recompute(const char *s, int *bits) {
+    static const struct { const char *name; int bit; } names[] = {{"swiglu", RECOMPUTE_SWIGLU}, {"norm", RECOMPUTE_NORM}, {"ffn", RECOMPUTE_FFN | RECOMPUTE_SWIGLU}, {"qkv", RECOMPUTE_QKV}};
+    *bits = !s || strcmp(s, "auto") == 0 ? -1 : strcmp(s, "block") == 0 ? RECOMPUTE_BLOCK : 0;
+    if (*bits != 0 || strcmp(s, "none") == 0) return true;
+    for (const char *p = s; *p;) {
+        size_t length = strcspn(p, ",");
+        int bit = 0;
+        for (int i = 0; i < 4; i++) if (strlen(names[i].name) == length && strncmp(p, names[i].name, length) == 0) bit = names[i].bit;
+        if (!bit) return false;
+        *bits |= bit;
+        p += length;
+        if (*p == ',' && *++p == 0) return false;
+    }
+    return true;
+}
+static const char *recompute_text(int bits, char *text) {   // text: 32 characters
+    if (bits == 0 || bits & RECOMPUTE_BLOCK) return bits ? "block" : "none";
+    snprintf(text, 32, "%s%s%s%s", bits & RECOMPUTE_FFN ? ",ffn" : bits & RECOMPUTE_SWIGLU ? ",swiglu" : "", bits & RECOMPUTE_NORM ? ",norm" : "", bits & RECOMPUTE_QKV ? ",qkv" : "", "");
+    return text + 1;
+}
+
+bool model_check(const Config *c, const ModelOptions *o, Error *e) {
+    MomentType moments;
+    int bits;
+    if (!parse_moments(o->moments, &moments)) return fail(e, "--moments is \"%s\", expected fp32, bf16 or 8bit", o->moments);
+    if (o->gradients && strcmp(o->gradients, "fp32") != 0 && strcmp(o->gradients, "bf16") != 0) return fail(e, "--gradients is \"%s\", expected fp32 or bf16", o->gradients);
+    if (!parse_recompute(o->recompute, &bits)) return fail(e, "--recompute is \"%s\", expected none, auto, block, or some of swiglu,norm,ffn,qkv", o->recompute);
+    if (c->hidden_size % 8 || c->intermediate_size % 8 || c->head_dim % 8 || c->head_dim > 256)
+        return fail(e, "config.json: hidden_size %" PRId64 ", intermediate_size %" PRId64 " and head_dim %" PRId64 " must be multiples of 8, and head_dim at most 256, on the GPU ---> the CPU twin takes any",
+                    c->hidden_size, c->intermediate_size, c->head_dim);
+    return true;
+}
+
+static void define_model(Model *m, const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *o) {
+    memset(m, 0, sizeof *m);
+    m->config = *config;
+    m->B = B; m->T = T; m->training = training;
+    if (o) CHECK(parse_moments(o->moments, &m->moment_type) && parse_recompute(o->recompute, &m->recompute));
+    else m->recompute = -1;
+    m->grad_type = o && o->gradients && strcmp(o->gradients, "bf16") == 0 ? GRAD_BF16 : GRAD_FP32;
+    m->layers = (Layer *)xcalloc(config->num_layers, sizeof(Layer));
+    m->batch_upload.count = 4 * B * T + 1 + attention_plan_ints(B, T);
+    m->head_upload.count = 3 * (B * T + 256);
+    define_tensors(m);
+}
+
+static int64_t parameter_bytes(const Model *m, int64_t *weights, int64_t *gradients, int64_t *moments) {
+    *weights = m->num_parameters * (int64_t)(sizeof(real) + (m->training && sizeof(real) == 2 ? sizeof(int16_t) : 0));
+    *gradients = m->training ? m->num_parameters * (m->grad_type == GRAD_BF16 ? 2 : 4) : 0;
+    *moments = m->training ? 2 * moment_bytes(m->moment_type, m->num_moments) : 0;
+    return *weights + *gradients + *moments;
+}
+
+// Sets m->recompute when it is to be found: the cheapest set, in falling memory and rising time, that fits what is free.
+// Per layer and token, in bytes of Llama-3-8B's 139 K: swiglu saves 29 K and costs a write of as much; norm 16 K, two reads and writes of 8 K;
+// ffn another 57 K for a fifth of the forward pass; block all but 8 K for the whole of it.
+static void choose_recompute(Model *m) {
+    static const int sets[] = {0, RECOMPUTE_SWIGLU, RECOMPUTE_SWIGLU | RECOMPUTE_NORM, RECOMPUTE_SWIGLU | RECOMPUTE_NORM | RECOMPUTE_QKV,
+                               RECOMPUTE_SWIGLU | RECOMPUTE_NORM | RECOMPUTE_FFN, RECOMPUTE_SWIGLU | RECOMPUTE_NORM | RECOMPUTE_FFN | RECOMPUTE_QKV, RECOMPUTE_BLOCK};
+    if (m->recompute >= 0) return;
+    size_t available = 0, total;
+    int64_t w, g, mo;
+    if (!m->training || cudaMemGetInfo(&available, &total) != cudaSuccess) { cudaGetLastError(); m->recompute = 0; return; }   // no GPU (a dry run): as if all fits
+    int64_t reserve = 768ll << 20;   // the library's workspace, kernels, what other allocations round up to
+    for (int i = 0; i < (int)(sizeof sets / sizeof *sets); i++) {
+        m->recompute = sets[i];
+        if (parameter_bytes(m, &w, &g, &mo) + place_activations(m, NULL) + reserve <= (int64_t)available) return;
+    }
+}
+
+int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan) {
+    static const char *const moment_names[] = {"fp32", "bf16", "8bit"};
+    Model m;
+    define_model(&m, config, B, T, training, options);
+    choose_recompute(&m);
+    int64_t w, g, mo, activations = place_activations(&m, NULL), all = parameter_bytes(&m, &w, &g, &mo) + activations + (64 << 20);
+    double GiB = 1073741824.0;
+    char text[32] = "";
+    if (plan)
+        snprintf(plan, MODEL_PLAN_SIZE, "%s weights%s %.2f GiB, %s gradients %.2f GiB, %s moments %.2f GiB, activations of %" PRId64 " x %" PRId64 " tokens %.2f GiB (scratch %.2f GiB of it, "
+                 "%" PRId64 " rows of logits at a time), recomputed: %s", REAL_NAME, training && sizeof(real) == 2 ? " with remainders" : "", (double)w / GiB, m.grad_type == GRAD_BF16 ? "bf16" : "fp32",
+                 (double)g / GiB, moment_names[m.moment_type], (double)mo / GiB, B, T, (double)activations / GiB, (double)m.scratch_bytes / GiB, m.head_rows, recompute_text(m.recompute, text));
+    free(m.layers);
+    return all;
+}
+
+static void upload_create(Upload *u) {
+    for (int i = 0; i < UPLOADS; i++) {
+        CUDA_CHECK(cudaMallocHost((void **)&u->host[i], (size_t)u->count * sizeof(int32_t)));
+        CUDA_CHECK(cudaEventCreateWithFlags(&u->copied[i], cudaEventDisableTiming));
+    }
+}
+static void upload_free(Upload *u) {
+    for (int i = 0; i < UPLOADS; i++) {
+        if (u->host[i]) cudaFreeHost(u->host[i]);
+        if (u->copied[i]) cudaEventDestroy(u->copied[i]);
+    }
+}
+static int32_t *upload_begin(Upload *u) {   // memory to fill; waits only for a copy that is UPLOADS batches old
+    CUDA_CHECK(cudaEventSynchronize(u->copied[u->next]));
+    return u->host[u->next];
+}
+static void upload_end(Upload *u, int64_t used, cudaStream_t stream) {
+    CHECK(used <= u->count);
+    CUDA_CHECK(cudaMemcpyAsync(u->device, u->host[u->next], (size_t)used * sizeof(int32_t), cudaMemcpyHostToDevice, stream));
+    CUDA_CHECK(cudaEventRecord(u->copied[u->next], stream));
+    u->next = (u->next + 1) % UPLOADS;
+}
+
+// Finds the fastest GEMM algorithms for the shapes of a full micro-batch, before the arenas take the memory. Only where it
+// matters and can be measured: in training, in bf16.
+static void tune_matmuls(Model *m) {
+    const Config *c = &m->config;
+    int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim, W = A + 2 * c->num_kv_heads * c->head_dim;
+    if (!m->training || sizeof(real) == 4 || N * C < 1 << 20) return;
+    const struct { const char *name; int64_t N, K, O, ldy; bool residual, bias; } layers[] = {
+        {"qkv", N, C, W, W, false, c->qkv_bias}, {"attention out", N, A, C, C, true, false}, {"gate, up", N, C, 2 * F, 2 * F, false, false},
+        {"down", N, F, C, C, true, false}, {"LM head", m->head_rows, C, V, m->ldv, false, false}};
+    int64_t inputs = 0, outputs = 0;
+    for (int i = 0; i < 5; i++) {
+        int64_t big = layers[i].O * layers[i].K, x = layers[i].N * layers[i].K, y = layers[i].N * layers[i].ldy;
+        inputs = big > inputs ? big : inputs; inputs = x > inputs ? x : inputs; inputs = y > inputs ? y : inputs;
+        outputs = big * 4 > outputs ? big * 4 : outputs; outputs = y * 2 > outputs ? y * 2 : outputs; outputs = x * 2 > outputs ? x * 2 : outputs;
+    }
+    size_t available = 0, total;
+    CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    if ((int64_t)available < 2 * outputs + 4 * inputs + (1 << 30)) return;
+    real *a, *b;
+    char *d, *d2;
+    int *differs;
+    CUDA_CHECK(cudaMalloc((void **)&a, (size_t)inputs * sizeof(real)));
+    CUDA_CHECK(cudaMalloc((void **)&b, (size_t)inputs * sizeof(real)));
+    CUDA_CHECK(cudaMalloc((void **)&d, (size_t)outputs));
+    CUDA_CHECK(cudaMalloc((void **)&d2, (size_t)outputs));
+    CUDA_CHECK(cudaMalloc((void **)&differs, sizeof(int)));
+    gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(a, inputs, 1);
+    gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(b, inputs, 2);
+    for (int i = 0; i < 5; i++) {
+        char name[64];
+        GemmShape s = shape_forward(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, layers[i].residual, layers[i].bias);
+        snprintf(name, sizeof name, "%s forward", layers[i].name);
+        gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
+        s = shape_dinput(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy);
+        snprintf(name, sizeof name, "%s dinput", layers[i].name);
+        gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
+        for (int add = 0; add < 2 && m->grad_type == GRAD_FP32; add++) {
+            s = shape_dweight(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, add);
+            snprintf(name, sizeof name, "%s dweight%s", layers[i].name, add ? " +=" : "");
+            gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
+        }
+    }
+    CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
+}
+
+Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
+    Model *m = (Model *)xmalloc(sizeof(Model));
+    CUDA_CHECK(cudaFree(0));   // the first call into CUDA: says so when there is no GPU
+    define_model(m, config, B, T, training, options);
+    CUDA_CHECK(cudaStreamCreateWithFlags(&m->stream, cudaStreamNonBlocking));
+    gemm_create(&m->gemm);
+    tune_matmuls(m);
+    choose_recompute(m);
+    int64_t weights, gradients, moments, activations = place_activations(m, NULL);
+    parameter_bytes(m, &weights, &gradients, &moments);
+    CUDA_CHECK(cudaMalloc((void **)&m->params, (size_t)m->num_parameters * sizeof(real)));
+    CUDA_CHECK(cudaMemsetAsync(m->params, 0, (size_t)m->num_parameters * sizeof(real), m->stream));
+    if (training && sizeof(real) == 2) {
+        CUDA_CHECK(cudaMalloc((void **)&m->remainder, (size_t)m->num_parameters * sizeof(int16_t)));
+        CUDA_CHECK(cudaMemsetAsync(m->remainder, 0, (size_t)m->num_parameters * sizeof(int16_t), m->stream));
+    }
+    if (training) {
+        CUDA_CHECK(cudaMalloc(&m->grads, (size_t)gradients));
+        CUDA_CHECK(cudaMalloc(&m->moment1, (size_t)moments / 2));
+        CUDA_CHECK(cudaMalloc(&m->moment2, (size_t)moments / 2));
+        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)gradients, m->stream));   // the gaps between tensors stay zero
+    }
+    CUDA_CHECK(cudaMalloc((void **)&m->arena, (size_t)activations));
+    CUDA_CHECK(cudaMemsetAsync(m->arena, 0, (size_t)activations, m->stream));
+    place_activations(m, m->arena);
+    upload_create(&m->batch_upload);
+    upload_create(&m->head_upload);
+    CUDA_CHECK(cudaMallocHost((void **)&m->results, MODEL_UPDATES_AHEAD * sizeof(StepState)));
+    for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) CUDA_CHECK(cudaEventCreateWithFlags(&m->updated[i], cudaEventDisableTiming));
+    int64_t half = config->head_dim / 2;
+    float *inv_freq = (float *)xcalloc(half, sizeof(float)), *table = (float *)xcalloc(T * half * 2, sizeof(float));
+    config_rope_inv_freq(config, inv_freq);
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t j = 0; j < half; j++) {
+            float angle = (float)t * inv_freq[j];
+            table[(t * half + j) * 2] = cosf(angle);
+            table[(t * half + j) * 2 + 1] = sinf(angle);
+        }
+    }
+    CUDA_CHECK(cudaMemcpyAsync(m->rope_table, table, (size_t)(T * half * 2) * sizeof(float), cudaMemcpyHostToDevice, m->stream));
+    CUDA_CHECK(cudaStreamSynchronize(m->stream));
+    free(inv_freq); free(table);
+    m->fresh = m->head_fresh = false;
+    return m;
+}
+
+void model_free(Model *m) {
+    if (!m) return;
+    cudaStreamSynchronize(m->stream);
+    cudaFree(m->params); cudaFree(m->remainder); cudaFree(m->grads); cudaFree(m->moment1); cudaFree(m->moment2); cudaFree(m->arena);
+    upload_free(&m->batch_upload); upload_free(&m->head_upload);
+    cudaFreeHost(m->results);
+    for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) cudaEventDestroy(m->updated[i]);
+    gemm_destroy(&m->gemm);
+    cudaStreamDestroy(m->stream);
+    free(m->layers);
+    free(m);
+}
+
+const Config *model_config(const Model *m) { return &m->config; }
+const char *model_notes(const Model *m) { return m->notes; }
+int model_num_tensors(const Model *m) { return m->num_tensors; }
+const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
+
+// One tensor between the host's fp32 and an arena, STAGING numbers at a time
+static void tensor_copy(Model *m, TensorKind kind, int i, int layer, float *out, const float *in) {
+    CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
+    const Tensor *t = &m->tensors[i];
+    int64_t n = tensor_count(t), at = t->offset + layer * t->layer_stride, moment_at = m->moment_offset[i] + layer * m->moment_stride[i];
+    if (kind == KIND_GRAD && (strcmp(t->name, head_name(m)) == 0 ? m->head_fresh : m->fresh && strcmp(t->name, "embed") != 0)) {   // zeroed, not yet written
+        CHECK(out);
+        memset(out, 0, (size_t)n * sizeof(float));
+        return;
+    }
+    for (int64_t done = 0; done < n; done += STAGING) {
+        int64_t k = n - done < STAGING ? n - done : STAGING;
+        if (in) CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
+        if (kind == KIND_PARAM && in) params_put(m->staging, m->params, m->remainder, at + done, k, m->stream);
+        else if (kind == KIND_PARAM) params_get(m->staging, m->params, m->remainder, at + done, k, m->stream);
+        else if (kind == KIND_GRAD) {
+            CHECK(out);   // gradients are only ever read
+            grads_get(m->staging, m->grads, m->grad_type, at + done, k, m->stream);
+        } else if (in) moments_put(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_moments, moment_at + done, k, m->stream);
+        else moments_get(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_moments, moment_at + done, k, m->stream);
+        if (out) CUDA_CHECK(cudaMemcpyAsync(out + done, m->staging, (size_t)k * sizeof(float), cudaMemcpyDeviceToHost, m->stream));
+        CUDA_CHECK(cudaStreamSynchronize(m->stream));   // the staging buffer is used again, and `in` may be pageable
+    }
+}
+void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) { tensor_copy((Model *)m, kind, i, layer, out, NULL); }
+void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) { tensor_copy(m, kind, i, layer, NULL, in); }
+
+// The numbers of train_findap.c's model_init_random, drawn on the host: the two twins start from the same weights
+void model_init_random(Model *m, uint64_t seed) {
+    int64_t most = 0;
+    for (int i = 0; i < m->num_tensors; i++) most = tensor_count(&m->tensors[i]) > most ? tensor_count(&m->tensors[i]) : most;
+    float *p = (float *)xmalloc(most * (int64_t)sizeof(float));
+    for (int i = 0; i < m->num_tensors; i++) {
+        const Tensor *t = &m->tensors[i];
+        bool norm = strncmp(t->name, "norm", 4) == 0;
+        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
+            uint64_t stream = (uint64_t)(l * MAX_TENSORS + i);
+            #pragma omp parallel for
+            for (int64_t j = 0; j < tensor_count(t); j++)
+                p[j] = norm ? 1.0f : t->rows == 0 ? 0.0f : (float)(m->config.initializer_range * random_normal(seed, stream, (uint64_t)j));
+            model_put(m, KIND_PARAM, i, (int)l, p);
+        }
+    }
+    free(p);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// one step
+
+static size_t grad_size(const Model *m) { return m->grad_type == GRAD_BF16 ? 2 : 4; }
+static void clear_grad(Model *m, const char *name) {
+    for (int i = 0; i < m->num_tensors; i++)
+        if (strcmp(m->tensors[i].name, name) == 0)
+            CUDA_CHECK(cudaMemsetAsync((char *)m->grads + m->tensors[i].offset * (int64_t)grad_size(m), 0, (size_t)tensor_count(&m->tensors[i]) * grad_size(m), m->stream));
+}
+
+void model_zero_grad(Model *m) {
+    m->fresh = m->head_fresh = true;
+    if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
+        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * 2, m->stream));
+        m->fresh = m->head_fresh = false;
+    } else if (!m->config.tied_embeddings) clear_grad(m, "embed");   // only rows whose tokens occur are written
+    CUDA_CHECK(cudaMemsetAsync(&m->state->loss, 0, sizeof m->state->loss, m->stream));
+}
+void model_zero_moments(Model *m) {
+    CUDA_CHECK(cudaMemsetAsync(m->moment1, 0, (size_t)moment_bytes(m->moment_type, m->num_moments), m->stream));
+    CUDA_CHECK(cudaMemsetAsync(m->moment2, 0, (size_t)moment_bytes(m->moment_type, m->num_moments), m->stream));
+    CUDA_CHECK(cudaMemsetAsync(&m->state->t, 0, sizeof m->state->t, m->stream));
+}
+
+// the gradient of matrix `name` (O, K): fp32 sums by the GEMM itself; bf16 sums piece by piece through fp32 scratch, rounded stochastically
+static void matmul_backward_weight_of(Model *m, const char *name, int64_t layer, const real *dy, const real *x, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy) {
+    int64_t at = tensor_offset(m, name, layer);
+    if (m->grad_type == GRAD_FP32) { matmul_backward_weight(&m->gemm, (float *)m->grads + at, dy, x, add, N, K, O, ldy, m->stream); return; }
+    float *delta = (float *)(m->scratch + m->scratch_bytes - m->delta_bytes);
+    int64_t rows = m->delta_bytes / (K * 4) / 64 * 64;
+    CHECK(rows > 0);
+    for (int64_t o = 0; o < O; o += rows) {
+        int64_t n = O - o < rows ? O - o : rows;
+        matmul_backward_weight(&m->gemm, delta, dy + o, x, false, N, K, n, ldy, m->stream);
+        accumulate_bf16((bf16 *)m->grads + at + o * K, delta, n * K, m->state, (uint64_t)(at + o * K), m->stream);
+    }
+}
+// gradients of vectors (norms, biases), likewise
+static float *vector_grad(Model *m, const char *name, int64_t layer) {
+    return m->grad_type == GRAD_FP32 ? grad(m, name, layer) : (float *)(m->scratch + m->scratch_bytes - m->delta_bytes);
+}
+static void vector_grad_done(Model *m, const char *name, int64_t layer, int64_t n) {
+    int64_t at = tensor_offset(m, name, layer);
+    if (m->grad_type == GRAD_BF16) accumulate_bf16((bf16 *)m->grads + at, vector_grad(m, name, layer), n, m->state, (uint64_t)at, m->stream);
+}
+
+// one layer: x (N, C) -> next (N, C). The first half ends with the residual stream after attention, the second is the feed-forward.
+static void layer_forward_attention(Model *m, int64_t l, const Batch *b) {
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim, A = NH * HD, W = A + 2 * NKV * HD;
+    Layer *y = &m->layers[l];
+    cudaStream_t s = m->stream;
+    rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
+    matmul_forward(&m->gemm, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), NULL, N, C, W, W, s);   // q, k, v in one
+    rope_forward(y->qkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
+    attention_forward(y->att, y->lse, y->qkv, &m->plan, m->counters, NH, NKV, HD, s);
+    matmul_forward(&m->gemm, y->x2, y->att, param(m, "o", l), NULL, y->x, N, A, C, C, s);                        // x2 = x + ...
+}
+static void layer_forward(Model *m, int64_t l, real *next, const Batch *b) {
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size;
+    Layer *y = &m->layers[l];
+    cudaStream_t s = m->stream;
+    layer_forward_attention(m, l, b);
+    rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
+    matmul_forward(&m->gemm, y->gate_up, y->norm2, param(m, "gate", l), NULL, NULL, N, C, 2 * F, 2 * F, s);      // gate, up in one
+    swiglu_forward(y->act, y->gate_up, N, F, s);
+    matmul_forward(&m->gemm, next, y->act, param(m, "down", l), NULL, y->x2, N, F, C, C, s);                     // next = x2 + ...
+}
+
+// the same backwards: m->dx (N, C) is the gradient of what leaves the layer, and becomes that of what enters it
+static void layer_backward(Model *m, int64_t l, const Batch *b) {
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
+    int64_t A = NH * HD, W = A + 2 * NKV * HD;
+    Layer *y = &m->layers[l];
+    cudaStream_t s = m->stream;
+    Gemm *g = &m->gemm;
+    int r = m->recompute;
+    bool add = !m->fresh, add_vector = add && m->grad_type == GRAD_FP32;
+    if (r & RECOMPUTE_BLOCK) layer_forward_attention(m, l, b);
+    if (r & (RECOMPUTE_NORM | RECOMPUTE_BLOCK)) rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
+    if (r & (RECOMPUTE_FFN | RECOMPUTE_BLOCK)) matmul_forward(g, y->gate_up, y->norm2, param(m, "gate", l), NULL, NULL, N, C, 2 * F, 2 * F, s);
+
+    // the feed-forward. gate_up becomes its gradient; when act was not kept, it is made again in the place of its gradient
+    bool act_again = y->act == (real *)m->scratch;
+    real *dact = (real *)m->scratch;
+    matmul_backward_input(g, dact, m->dx, param(m, "down", l), N, F, C, C, s);
+    swiglu_backward(y->gate_up, act_again ? dact : NULL, dact, y->gate_up, N, F, s);
+    matmul_backward_weight_of(m, "down", l, m->dx, act_again ? dact : y->act, add, N, F, C, C);
+    matmul_backward_input(g, m->dnorm, y->gate_up, param(m, "gate", l), N, C, 2 * F, 2 * F, s);
+    matmul_backward_weight_of(m, "gate", l, y->gate_up, y->norm2, add, N, C, 2 * F, 2 * F);
+    rmsnorm_backward(m->dx, vector_grad(m, "norm2", l), m->partial, m->dnorm, y->x2, y->rstd2, param(m, "norm2", l), add_vector, N, C, s);
+    vector_grad_done(m, "norm2", l, C);
+
+    // attention
+    bool qkv_again = r & RECOMPUTE_QKV && !(r & RECOMPUTE_BLOCK);
+    if (r & (RECOMPUTE_NORM | RECOMPUTE_BLOCK)) rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
+    if (qkv_again) {
+        matmul_forward(g, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), NULL, N, C, W, W, s);
+        rope_forward(y->qkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
+    }
+    matmul_backward_input(g, m->datt, m->dx, param(m, "o", l), N, A, C, C, s);
+    matmul_backward_weight_of(m, "o", l, m->dx, y->att, add, N, A, C, C);
+    attention_backward(m->dqkv, m->dsum, m->datt, y->att, y->lse, y->qkv, m->scratch, m->scratch_bytes, &m->plan, NH, NKV, HD, s);
+    rope_backward(m->dqkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
+    matmul_backward_input(g, m->dnorm, m->dqkv, param(m, "q", l), N, C, W, W, s);
+    matmul_backward_weight_of(m, "q", l, m->dqkv, y->norm1, add, N, C, W, W);
+    if (c->qkv_bias) {
+        bias_backward(vector_grad(m, "q_bias", l), m->partial, m->dqkv, add_vector, N, W, W, s);
+        vector_grad_done(m, "q_bias", l, W);
+    }
+    rmsnorm_backward(m->dx, vector_grad(m, "norm1", l), m->partial, m->dnorm, y->x, y->rstd1, param(m, "norm1", l), add_vector, N, C, s);
+    vector_grad_done(m, "norm1", l, C);
+}
+
+// the places of a batch sorted by token, and where each token's run begins: so that the embedding's gradient has one order
+static int64_t sort_by_token(int32_t *order, int32_t *first, const int32_t *tokens, int64_t n) {
+    uint64_t *keys = (uint64_t *)xmalloc(2 * n * (int64_t)sizeof(uint64_t)), *other = keys + n;
+    for (int64_t i = 0; i < n; i++) keys[i] = (uint64_t)(uint32_t)tokens[i] << 32 | (uint32_t)i;
+    for (int shift = 32; shift < 64; shift += 8) {   // a radix sort by the token's four bytes: stable, so places rise inside a run
+        int64_t count[257] = {0};
+        for (int64_t i = 0; i < n; i++) count[(keys[i] >> shift & 255) + 1]++;
+        for (int k = 0; k < 256; k++) count[k + 1] += count[k];
+        for (int64_t i = 0; i < n; i++) other[count[keys[i] >> shift & 255]++] = keys[i];
+        uint64_t *swap = keys; keys = other; other = swap;
+    }
+    int64_t unique = 0;
+    for (int64_t i = 0; i < n; i++) {
+        order[i] = (int32_t)(uint32_t)keys[i];
+        if (i == 0 || keys[i] >> 32 != keys[i - 1] >> 32) first[unique++] = (int32_t)i;
+    }
+    first[unique] = (int32_t)n;
+    free(keys);   // four passes: back where they began
+    return unique;
+}
+
+static void upload_batch(Model *m, const Batch *b) {
+    int64_t N = b->B * b->T;
+    int32_t *host = upload_begin(&m->batch_upload), *device = m->batch_upload.device;
+    for (int64_t i = 0; i < N; i++) CHECK(b->tokens[i] >= 0 && b->tokens[i] < m->config.vocab_size && b->positions[i] >= 0 && b->positions[i] < m->T);
+    memcpy(host, b->tokens, (size_t)N * sizeof(int32_t));
+    memcpy(host + N, b->positions, (size_t)N * sizeof(int32_t));
+    m->num_unique = m->training ? sort_by_token(host + 2 * N, host + 3 * N, b->tokens, N) : 0;
+    m->plan = attention_plan_at(attention_plan(host + 4 * N + 1, b->positions, b->B, b->T), device + 4 * N + 1);
+    m->tokens = device; m->positions = device + N; m->token_order = device + 2 * N; m->token_first = device + 3 * N;
+    upload_end(&m->batch_upload, 4 * N + 1 + attention_plan_ints(b->B, b->T), m->stream);
+}
+
+void model_forward(Model *m, const Batch *b) {
+    CHECK(b->B >= 1 && b->T >= 1 && b->T <= m->T && b->B * b->T <= m->B * m->T);
+    const Config *c = &m->config;
+    int64_t N = b->B * b->T, C = c->hidden_size, L = c->num_layers;
+    upload_batch(m, b);
+    embedding_forward(m->layers[0].x, param(m, "embed", 0), m->tokens, N, C, m->stream);
+    for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, b);
+    rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps, m->stream);
+    if (m->training) CUDA_CHECK(cudaMemsetAsync(m->dhidden, 0, (size_t)(N * C) * sizeof(real), m->stream));
+}
+
+// Only places with a weighted target are looked at, head_rows at a time: gathered, multiplied with the LM head, turned into
+// log-probabilities and, in place, gradients, multiplied back and scattered. The last piece is filled up to a multiple of 256
+// with rows of coefficient 0, so that there are few GEMM shapes.
+void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
+    CHECK(!coef || m->training);
+    int64_t N = b->B * b->T, C = m->config.hidden_size, V = m->config.vocab_size, n = 0;
+    cudaStream_t s = m->stream;
+    const real *w = param(m, head_name(m), 0);
+    real *logits = (real *)m->scratch;
+    int64_t room = m->head_upload.count / 3;
+    int32_t *place = upload_begin(&m->head_upload), *target = place + room, *device = m->head_upload.device;
+    float *row_coef = (float *)(target + room);
+    for (int64_t i = 0; i < N; i++) {
+        if (b->weights[i] == 0.0f || b->targets[i] < 0) continue;
+        CHECK(b->targets[i] < V);
+        place[n] = (int32_t)i;
+        target[n] = b->targets[i];
+        row_coef[n++] = coef ? coef[i] : 0.0f;
+    }
+    int64_t padded = ceil_div(n, 256) * 256;
+    for (int64_t i = n; i < padded; i++) { place[i] = 0; target[i] = 0; row_coef[i] = 0.0f; }
+    upload_end(&m->head_upload, m->head_upload.count, s);
+    CUDA_CHECK(cudaMemsetAsync(m->logp, 0, (size_t)N * sizeof(float), s));
+    for (int64_t done = 0; done < padded; done += m->head_rows) {
+        int64_t rows = padded - done < m->head_rows ? padded - done : m->head_rows, known = n - done < rows ? n - done : rows;
+        const int32_t *row_place = device + done, *row_target = device + room + done;
+        const float *c = (const float *)(device + 2 * room) + done;
+        gather_rows(m->head_hidden, m->hidden, row_place, rows, C, s);
+        matmul_forward(&m->gemm, logits, m->head_hidden, w, NULL, NULL, rows, C, V, m->ldv, s);
+        cross_entropy(m->row_logp, logits, m->ldv, row_target, coef ? c : NULL, rows, V, s);
+        scatter_numbers(m->logp, m->row_logp, row_place, known, s);
+        if (!coef) continue;
+        loss_sum(&m->state->loss, c, m->row_logp, known, s);
+        matmul_backward_input(&m->gemm, m->dhead_hidden, logits, w, rows, C, V, m->ldv, s);
+        matmul_backward_weight_of(m, head_name(m), 0, logits, m->head_hidden, !m->head_fresh, rows, C, V, m->ldv);
+        m->head_fresh = false;
+        scatter_rows(m->dhidden, m->dhead_hidden, row_place, known, C, s);
+    }
+    if (logp) CUDA_CHECK(cudaMemcpyAsync(logp, m->logp, (size_t)N * sizeof(float), cudaMemcpyDeviceToHost, s));
+}
+
+void model_backward(Model *m, const Batch *b) {
+    CHECK(m->training);
+    int64_t N = b->B * b->T, C = m->config.hidden_size;
+    CUDA_CHECK(cudaMemsetAsync(m->dx, 0, (size_t)(N * C) * sizeof(real), m->stream));
+    rmsnorm_backward(m->dx, vector_grad(m, "norm", 0), m->partial, m->dhidden, m->x, m->rstd, param(m, "norm", 0), !m->fresh && m->grad_type == GRAD_FP32, N, C, m->stream);
+    vector_grad_done(m, "norm", 0, C);
+    for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
+    if (m->config.tied_embeddings && m->head_fresh) { clear_grad(m, "embed"); m->head_fresh = false; }   // no target anywhere: the head wrote nothing
+    if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, N, C, m->stream);
+    else embedding_backward_bf16((bf16 *)m->grads + tensor_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, N, C, m->stream);
+    m->fresh = false;
+}
+
+void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
+    int64_t C = m->config.hidden_size, V = m->config.vocab_size, room = m->head_rows;
+    real *host = (real *)xmalloc(room * m->ldv * (int64_t)sizeof(real));
+    for (int64_t done = 0; done < n; done += room) {
+        int64_t rows = n - done < room ? n - done : room;
+        int32_t *place = upload_begin(&m->head_upload);
+        CHECK(rows <= m->head_upload.count);
+        for (int64_t i = 0; i < rows; i++) place[i] = (int32_t)index[done + i];
+        upload_end(&m->head_upload, rows, m->stream);
+        gather_rows(m->head_hidden, m->hidden, m->head_upload.device, rows, C, m->stream);
+        matmul_forward(&m->gemm, (real *)m->scratch, m->head_hidden, param(m, head_name(m), 0), NULL, NULL, rows, C, V, m->ldv, m->stream);
+        CUDA_CHECK(cudaMemcpyAsync(host, m->scratch, (size_t)(rows * m->ldv) * sizeof(real), cudaMemcpyDeviceToHost, m->stream));
+        CUDA_CHECK(cudaStreamSynchronize(m->stream));
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t v = 0; v < V; v++) logits[(done + i) * V + v] = to_float(host[i * m->ldv + v]);
+    }
+    free(host);
+}
+
+// One optimizer step over everything, decided on the GPU: norm, clipping and, when loss or norm is not finite, nothing.
+void model_update(Model *m, const AdamW *opt) {
+    CHECK(m->updates_issued - m->results_read < MODEL_UPDATES_AHEAD);
+    if (m->fresh) {   // no model_backward since model_zero_grad: the gradient is zero
+        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * grad_size(m), m->stream));
+        m->fresh = m->head_fresh = false;
+    } else if (m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }
+    norm_and_clip(m->state, m->norm_partial, m->grads, m->grad_type, m->num_parameters, opt, m->stream);
+    for (int i = 0; i < m->num_tensors; i++) {
+        const Tensor *t = &m->tensors[i];
+        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
+            // the arenas of parameters, shifted so that the moments' offset finds the tensor in them too
+            int64_t at = m->moment_offset[i] + l * m->moment_stride[i], shift = t->offset + l * t->layer_stride - at;
+            adamw_update(m->params + shift, m->remainder ? m->remainder + shift : NULL, m->moment1, m->moment2, m->moment_type, m->num_moments,
+                         (char *)m->grads + shift * (int64_t)grad_size(m), m->grad_type, at, tensor_count(t), opt, t->decayed, m->state, m->stream);
+        }
+    }
+    int slot = (int)(m->updates_issued++ % MODEL_UPDATES_AHEAD);
+    CUDA_CHECK(cudaMemcpyAsync(&m->results[slot], m->state, sizeof(StepState), cudaMemcpyDeviceToHost, m->stream));
+    CUDA_CHECK(cudaEventRecord(m->updated[slot], m->stream));
+}
+
+StepResult model_result(Model *m) {
+    StepState state;
+    StepResult r;
+    memset(&r, 0, sizeof r);
+    if (m->results_read < m->updates_issued) {
+        int slot = (int)(m->results_read++ % MODEL_UPDATES_AHEAD);
+        CUDA_CHECK(cudaEventSynchronize(m->updated[slot]));
+        state = m->results[slot];
+    } else {
+        CUDA_CHECK(cudaMemcpyAsync(&state, m->state, sizeof state, cudaMemcpyDeviceToHost, m->stream));
+        CUDA_CHECK(cudaStreamSynchronize(m->stream));
+    }
+    r.loss = state.loss;
+    r.grad_norm = sqrt(state.sum_squares);
+    r.skipped = state.skip != 0;
+    return r;
+}
+
+void model_wait(Model *m) { CUDA_CHECK(cudaStreamSynchronize(m->stream)); }
+void *model_host_alloc(int64_t bytes) {
+    void *p;
+    CUDA_CHECK(cudaMallocHost(&p, (size_t)bytes));
+    return p;
+}
+void model_host_free(void *p) { if (p) CUDA_CHECK(cudaFreeHost(p)); }
+
+// =====================================================================================================================
+#ifndef FINDAP_LIBRARY
+#include "findap/train.h"      // defines: train_main (recipe, data order, schedule, log, checkpoints), the same on every device
+int main(int argc, char **argv) { return train_main(argc, argv); }
+#endif
