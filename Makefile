@@ -6,7 +6,8 @@
 #   make help       all targets
 #
 # Settings: ARCH=native|x86-64-v3 (which processors the programs run on), SANITIZE=1 (AddressSanitizer and UBSan),
-#           CUDA_HOME=DIR, NO_STATIC=1 (link jansson and utf8proc as shared libraries).
+#           CUDA_HOME=DIR, CUDA_ARCH="80 90a" (which GPUs), USE_CUDNN=1 with CUDNN_FRONTEND=DIR (cuDNN's attention instead of ours),
+#           NO_STATIC=1 (link jansson and utf8proc as shared libraries).
 
 SHELL := /bin/bash
 CC ?= cc
@@ -43,12 +44,22 @@ CFLAGS ?= -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=fa
 endif
 # static where the archives exist, so that a program also runs on machines without these packages
 static_lib = $(if $(NO_STATIC)$(SANITIZE),-l$(1),$(shell f=$$($(CC) -print-file-name=lib$(1).a); [ -f "$$f" ] && echo "$$f" || echo -l$(1)))
+CUDA_ARCH ?= 80 90a
+# 90a: Hopper's own instructions (wgmma, TMA); 80, with its PTX: everything else, newer cards too
+gencode = $(if $(filter 80,$(1)),-gencode arch=compute_80$(comma)code=[sm_80$(comma)compute_80],-gencode arch=compute_$(1)$(comma)code=sm_$(1))
+comma := ,
+NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreach a,$(CUDA_ARCH),$(call gencode,$(a))) \
+    -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177 \
+    $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
+CUDA_LIBS = -lcublasLt $(if $(USE_CUDNN),-lcudnn)
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)
 CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu
 # every program that has a CUDA twin: x.cu -> x
 CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu))
+KERNELS  := $(wildcard findap/kernels/*)
+LADDERS  := $(patsubst dev/%.cu,build/dev/%,$(wildcard dev/*.cu))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
@@ -82,6 +93,16 @@ $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c $(HE
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
+build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
+	@ln -sfn $@ $(notdir $@)
+build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) -x cu $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/dev/%: dev/%.cu dev/ladder.cuh train_findap.cu $(HEADERS) $(KERNELS) Makefile
+	@mkdir -p build/dev
+	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
 build/fuzz/%: test/fuzz/%.c $(wildcard data/*.c) $(HEADERS)
 	@mkdir -p build/fuzz
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. $< -o $@ -ljansson -lutf8proc -lm
@@ -114,9 +135,8 @@ headers:
 deps:
 	@bash scripts/deps.sh
 
-cuda: $(addprefix build/,$(CUDA_PROGRAMS))
+cuda: $(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS)
 	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
-	@$(if $(CUDA_PROGRAMS),,echo "CUDA: this tree has no .cu program yet, nothing to compile")
 
 fuzz: $(FUZZERS)
 	@echo "run e.g.: build/fuzz/fuzz_safetensors -max_total_time=180"

@@ -30,9 +30,9 @@ void model_free(Model *m) { free(m); }
 const Config *model_config(const Model *m) { return &m->config; }
 bool model_check(const Config *config, const ModelOptions *o, Error *e) {
     (void)config;
-    if (o->moments) return fail(e, "no moments %s here", o->moments);
-    if (o->gradients) return fail(e, "no gradients %s here", o->gradients);
-    if (o->recompute) return fail(e, "no recompute %s here", o->recompute);
+    if (o->moments) return (fail)(e, "no moments %s here", o->moments);
+    if (o->gradients) return (fail)(e, "no gradients %s here", o->gradients);
+    if (o->recompute) return (fail)(e, "no recompute %s here", o->recompute);
     return true;
 }
 const char *model_notes(const Model *m) { (void)m; return ""; }
