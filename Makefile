@@ -49,7 +49,7 @@ CUDA_ARCH ?= 80 90a
 gencode = $(if $(filter 80,$(1)),-gencode arch=compute_80$(comma)code=[sm_80$(comma)compute_80],-gencode arch=compute_$(1)$(comma)code=sm_$(1))
 comma := ,
 NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreach a,$(CUDA_ARCH),$(call gencode,$(a))) \
-    -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177 \
+    -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
     $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
 CUDA_LIBS = -lcublasLt $(if $(USE_CUDNN),-lcudnn)
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
@@ -63,7 +63,8 @@ LADDERS  := $(patsubst dev/%.cu,build/dev/%,$(wildcard dev/*.cu))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
-.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda fuzz bench deps help clean
+
+.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda compare fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -103,6 +104,8 @@ build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/dev/%: dev/%.cu dev/ladder.cuh train_findap.cu $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/compare_dumps: dev/compare.c $(HEADERS) Makefile | build
+	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 build/fuzz/%: test/fuzz/%.c $(wildcard data/*.c) $(HEADERS)
 	@mkdir -p build/fuzz
 	clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. $< -o $@ -ljansson -lutf8proc -lm
@@ -138,6 +141,9 @@ deps:
 cuda: $(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS)
 	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
 
+compare: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32
+	@bash scripts/compare.sh
+
 fuzz: $(FUZZERS)
 	@echo "run e.g.: build/fuzz/fuzz_safetensors -max_total_time=180"
 
@@ -147,6 +153,7 @@ help:
 	@echo "make test            all tests (no GPU, no Python)"
 	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
 	@echo "make cuda            compile every CUDA program"
+	@echo "make compare         CPU twin against GPU twin, tensor by tensor (needs a GPU)"
 	@echo "make fuzz            libFuzzer targets in build/fuzz (needs clang)"
 	@echo "make bench           matmul speed against this processor's peak"
 	@echo "make deps            install missing packages (apt)"

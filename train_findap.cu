@@ -77,6 +77,7 @@ struct Model {
     int16_t *remainder;      // (num_parameters)  fp32 build: NULL
     void *grads;             // (num_parameters)  float or bf16
     void *moment1, *moment2; // (num_moments)
+    uint64_t sums;           // stochastic additions to the gradient since model_zero_grad
     bool fresh, head_fresh;  // gradients of the layers / of the LM head are to be written, not added to: model_zero_grad costs nothing
     char *arena;             // all that follows lies in here
     float *rope_table;       // (T, HD/2, 2)
@@ -520,6 +521,7 @@ static void clear_grad(Model *m, const char *name) {
 
 void model_zero_grad(Model *m) {
     m->fresh = m->head_fresh = true;
+    m->sums = 0;
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * 2, m->stream));
         m->fresh = m->head_fresh = false;
@@ -542,7 +544,7 @@ static void matmul_backward_weight_of(Model *m, const char *name, int64_t layer,
     for (int64_t o = 0; o < O; o += rows) {
         int64_t n = O - o < rows ? O - o : rows;
         matmul_backward_weight(&m->gemm, delta, dy + o, x, false, N, K, n, ldy, m->stream);
-        accumulate_bf16((bf16 *)m->grads + at + o * K, delta, n * K, m->state, (uint64_t)(at + o * K), m->stream);
+        accumulate_bf16((bf16 *)m->grads + at + o * K, delta, n * K, m->state, m->sums++, m->stream);
     }
 }
 // gradients of vectors (norms, biases), likewise
@@ -551,7 +553,7 @@ static float *vector_grad(Model *m, const char *name, int64_t layer) {
 }
 static void vector_grad_done(Model *m, const char *name, int64_t layer, int64_t n) {
     int64_t at = tensor_offset(m, name, layer);
-    if (m->grad_type == GRAD_BF16) accumulate_bf16((bf16 *)m->grads + at, vector_grad(m, name, layer), n, m->state, (uint64_t)at, m->stream);
+    if (m->grad_type == GRAD_BF16) accumulate_bf16((bf16 *)m->grads + at, vector_grad(m, name, layer), n, m->state, m->sums++, m->stream);
 }
 
 // one layer: x (N, C) -> next (N, C). The first half ends with the residual stream after attention, the second is the feed-forward.
@@ -617,7 +619,7 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     matmul_backward_input(g, m->dnorm, m->dqkv, param(m, "q", l), N, C, W, W, s);
     matmul_backward_weight_of(m, "q", l, m->dqkv, y->norm1, add, N, C, W, W);
     if (c->qkv_bias) {
-        bias_backward(vector_grad(m, "q_bias", l), m->partial, m->dqkv, add_vector, N, W, W, s);
+        bias_backward(vector_grad(m, "q_bias", l), m->partial, m->dqkv, add_vector, N, W, s);
         vector_grad_done(m, "q_bias", l, W);
     }
     rmsnorm_backward(m->dx, vector_grad(m, "norm1", l), m->partial, m->dnorm, y->x, y->rstd1, param(m, "norm1", l), add_vector, N, C, s);
@@ -717,8 +719,8 @@ void model_backward(Model *m, const Batch *b) {
     vector_grad_done(m, "norm", 0, C);
     for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
     if (m->config.tied_embeddings && m->head_fresh) { clear_grad(m, "embed"); m->head_fresh = false; }   // no target anywhere: the head wrote nothing
-    if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, N, C, m->stream);
-    else embedding_backward_bf16((bf16 *)m->grads + tensor_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, N, C, m->stream);
+    if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
+    else embedding_backward_bf16((bf16 *)m->grads + tensor_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
     m->fresh = false;
 }
 

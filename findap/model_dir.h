@@ -193,7 +193,7 @@ FN void remove_directory_of_files(const char *path) {   // what a killed save le
     if (unlink(path) == 0) return;   // a link or a file in its place: what it points to is not ours
     DIR *d = opendir(path);
     if (!d) return;
-    for (struct dirent *f; (f = readdir(d));) { char *p = path_join(path, f->d_name); unlink(p); free(p); }
+    for (struct dirent *f; (f = readdir(d)) != NULL;) { char *p = path_join(path, f->d_name); unlink(p); free(p); }
     closedir(d);
     rmdir(path);
 }

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# make compare: the CPU twin against the GPU's, in fp32 and in bf16, on small models of every kind: one forward and backward pass
+# each over the same packed documents, then relative errors and cosines tensor by tensor (build/compare/*.txt). Needs a GPU.
+#
+#   scripts/compare.sh prepare     only what needs none: configurations, data and the CPU's dumps, to be carried to a machine with one
+set -euo pipefail
+cd "$(dirname "$0")/.."
+dir=build/compare
+models="llama64 llama128 llama16 qwen128 qwen64"
+
+if [ ! -e $dir/done ]; then
+    rm -rf $dir; mkdir -p $dir/shards
+    build/make_demo $dir/demo >/dev/null
+    build/prepare --tokenizer $dir/demo/model --kind cpt --max-len 700 --out $dir/shards/reports $dir/demo/reports.jsonl 2>/dev/null
+    build/prepare --tokenizer $dir/demo/model --kind it --template llama3 --max-len 700 --out $dir/shards/questions $dir/demo/questions.jsonl 2>/dev/null
+    # name architecture layers hidden ffn heads kv_heads head_dim tied rope_scaling
+    while read -r name arch layers hidden ffn heads kv hd tied scaling; do
+        mkdir -p $dir/$name
+        cp $dir/demo/model/tokenizer* $dir/$name/
+        cat >$dir/$name/config.json <<JSON
+{"architectures": ["$arch"], "model_type": "$([ "$arch" = LlamaForCausalLM ] && echo llama || echo qwen2)", "vocab_size": 515, "hidden_size": $hidden, "intermediate_size": $ffn,
+ "num_hidden_layers": $layers, "num_attention_heads": $heads, "num_key_value_heads": $kv, "head_dim": $hd, "hidden_act": "silu", "rms_norm_eps": 1e-5, "initializer_range": 0.05,
+ "rope_theta": 10000.0, "rope_scaling": $scaling, "max_position_embeddings": 1024, "tie_word_embeddings": $tied, "bos_token_id": 507, "eos_token_id": 511, "torch_dtype": "float32"}
+JSON
+    done <<'LIST'
+llama64 LlamaForCausalLM 3 256 704 8 2 64 true null
+llama128 LlamaForCausalLM 3 512 1408 8 2 128 false {"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":256}
+llama16 LlamaForCausalLM 2 64 176 4 4 16 false null
+qwen128 Qwen2ForCausalLM 3 384 1024 6 1 128 true null
+qwen64 Qwen2ForCausalLM 2 448 1216 7 1 64 false null
+LIST
+    touch $dir/done
+fi
+flags="--init random --init-seed 5 --data $dir/shards/reports $dir/shards/questions --seq-len 777 --step-tokens 3108 --micro-rows 2"
+for m in $models; do
+    [ -e $dir/$m.cpu.safetensors ] || build/train_findap_cpu --model $dir/$m $flags --dump $dir/$m.cpu.safetensors 2>/dev/null
+done
+[ "${1:-}" = prepare ] && exit 0
+
+status=0
+check() {   # name, program, reference, bounds, flags of the program
+    local name=$1 program=$2 reference=$3 bounds=$4; shift 4
+    if $program --model $dir/${name%%.*} $flags "$@" --dump $dir/$name.safetensors 2>$dir/$name.log && build/compare_dumps $reference $dir/$name.safetensors $bounds >$dir/$name.txt; then :; else status=1; fi
+    printf '%-26s %s\n' "$name" "$(tail -n 1 $dir/$name.txt 2>/dev/null || tail -n 1 $dir/$name.log)"
+}
+for m in $models; do check $m.fp32 build/train_findap_fp32 $dir/$m.cpu.safetensors "--most 1e-4 --loss 1e-5"; done
+for m in $models; do check $m.bf16 build/train_findap $dir/$m.cpu.safetensors "--cosine 0.999 --loss 0.01"; done
+# memory is not allowed to change numbers: what is recomputed gives the same bits, whatever the moments' type
+for r in swiglu norm,swiglu ffn,norm qkv,norm block; do check llama128.$r build/train_findap $dir/llama128.bf16.safetensors "--most 0" --recompute $r; done
+check llama128.again build/train_findap $dir/llama128.bf16.safetensors "--most 0"
+check llama128.bf16sums build/train_findap $dir/llama128.cpu.safetensors "--cosine 0.999 --loss 0.01" --gradients bf16
+exit $status
