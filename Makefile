@@ -51,7 +51,7 @@ comma := ,
 NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreach a,$(CUDA_ARCH),$(call gencode,$(a))) \
     -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
     $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
-CUDA_LIBS = -lcublasLt $(if $(USE_CUDNN),-lcudnn)
+CUDA_LIBS = -lcublasLt -ldl $(if $(USE_CUDNN),-lcudnn)
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)
@@ -101,7 +101,7 @@ build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS)
 build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) -x cu $< -o $@ $(LIBS) $(CUDA_LIBS)
-build/dev/%: dev/%.cu dev/ladder.cuh train_findap.cu $(HEADERS) $(KERNELS) Makefile
+build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
 build/compare_dumps: dev/compare.c $(HEADERS) Makefile | build

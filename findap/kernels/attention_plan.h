@@ -22,12 +22,13 @@ typedef struct {
     const int32_t *key_order;        // (B*K)  b*K + key tile, most query tiles first
     const int32_t *query_order;      // (B*Q)  b*Q + query tile of QUERY_TILE, most key tiles first
     const int32_t *tile_offset;      // (B*K+1) visited tiles before key tile b*K + k: where its dS tiles begin
-    const int32_t *forward_order;    // (B*ceil(T/128)) b*.. + query tile of 128, most key tiles first
+    const int32_t *forward_order;    // (B*K)  b*K + query tile of 128, most key tiles first
+    const int32_t *forward_first;    // (B*K)  the first key tile that the same query tile sees
 } AttentionPlan;
 
 static inline int64_t attention_plan_ints(int64_t B, int64_t T) {
     int64_t K = (T + KEY_TILE - 1) / KEY_TILE, Q = (T + QUERY_TILE - 1) / QUERY_TILE;
-    return 2 * B * T + 3 * B * K + 1 + B * Q;
+    return 2 * B * T + 4 * B * K + 1 + B * Q;
 }
 
 // the same plan with its arrays at another address (the device's copy of the block)
@@ -39,6 +40,7 @@ static inline AttentionPlan attention_plan_at(AttentionPlan plan, const int32_t 
     plan.query_order = plan.key_order + K;
     plan.tile_offset = plan.query_order + Q;
     plan.forward_order = plan.tile_offset + K + 1;
+    plan.forward_first = plan.forward_order + K;
     return plan;
 }
 
@@ -96,6 +98,10 @@ static inline AttentionPlan attention_plan(int32_t *block, const int32_t *positi
         work[i] = (int32_t)(q0 / KEY_TILE + 1 - start[i / K * T + q0] / KEY_TILE);
     }
     order_by_work((int32_t *)plan.forward_order, work, B * K, K + 1);
+    for (int64_t i = 0; i < B * K; i++) {
+        int64_t tile = plan.forward_order[i];
+        ((int32_t *)plan.forward_first)[i] = start[tile / K * T + tile % K * 128] / KEY_TILE;
+    }
     free(work);
     return plan;
 }
