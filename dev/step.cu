@@ -12,6 +12,7 @@
 #include "../train_findap.cu"
 #include "../findap/flags.h"         // defines: flags_parse
 #include "../findap/safetensors.h"   // defines: safetensors_open
+#include <unistd.h>                  // defines: usleep
 #include <cupti.h>                   // defines: CUpti_ActivityKernel*; the library itself is opened at run time
 #include <dlfcn.h>                   // defines: dlopen
 #include <string>
@@ -221,6 +222,27 @@ int main(int argc, char **argv) {
            name, (long long)rows, (long long)T, ms, pass.front(), pass.back(), (double)N / ms * 1e3, flops / ms * 1e-9, 100 * flops / (ms * 1e-3) / PEAK, update_ms, 131072 / per_128k * 1e3, pairs, targets);
     printf("memory: planned %.2f GiB, taken %.2f GiB, in use on the card %.2f GiB of %.2f GiB\n", (double)planned / 1073741824, (double)(before - now) / 1073741824,
            (double)(total - now) / 1073741824, (double)total / 1073741824);
+    // the loss with the LM head alone, all gradients: after a pause, and back to back at the card's power limit
+    std::vector<float> rested;
+    for (int i = 0; i < 5; i++) {
+        model_wait(m);
+        usleep(300000);
+        model_head(m, &b, coef, NULL);
+        CUDA_CHECK(cudaEventRecord(e0, m->stream)); model_head(m, &b, coef, NULL); CUDA_CHECK(cudaEventRecord(e1, m->stream));
+        CUDA_CHECK(cudaEventSynchronize(e1));
+        CUDA_CHECK(cudaEventElapsedTime(&p, e0, e1));
+        rested.push_back(p);
+    }
+    std::sort(rested.begin(), rested.end());
+    for (int i = 0; i < 20; i++) model_head(m, &b, coef, NULL);
+    CUDA_CHECK(cudaEventRecord(e0, m->stream));
+    for (int i = 0; i < 20; i++) model_head(m, &b, coef, NULL);
+    CUDA_CHECK(cudaEventRecord(e1, m->stream));
+    CUDA_CHECK(cudaEventSynchronize(e1));
+    CUDA_CHECK(cudaEventElapsedTime(&p, e0, e1));
+    double head_bytes = (double)(m->head_rows * (m->ldv + 2 * config.hidden_size) * (int64_t)sizeof(real));
+    printf("loss with LM head, %.0f targets x %lld: rested %.2f ms, sustained %.2f ms (%.0f TFLOP/s); workspace %.3f GB\n", targets, (long long)config.vocab_size, rested[2], p / 20, 6e-9 * targets * head / rested[2],
+           head_bytes * 1e-9);
     Profiler prof;
     if (profile && profiler_open(&prof)) {
         model_zero_grad(m);

@@ -86,7 +86,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
     const int qt0 = k0 / QUERY_TILE, qt1 = (end[last] + QUERY_TILE - 1) / QUERY_TILE, steps = (qt1 - qt0) * group;
     if (threadIdx.x == 0) {
         mbar_init(&sm.kv_full, 1);
-        for (int i = 0; i < BWD_STAGES; i++) { mbar_init(&sm.q_full[i], 1); mbar_init(&sm.dout_full[i], 1); mbar_init(&sm.empty[i], 8); }
+        for (int i = 0; i < BWD_STAGES; i++) { mbar_init(&sm.q_full[i], 1); mbar_init(&sm.dout_full[i], 1); mbar_init(&sm.empty[i], 8 * WARP_ARRIVALS); }
         fence_mbar_init();
     }
     __syncthreads();
@@ -126,18 +126,19 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
     const uint64_t k_a = descriptor_kmajor(smem_u32(sm.k) + wg * 8192), v_a = descriptor_kmajor(smem_u32(sm.v) + wg * 8192);
     const uint64_t q_b = descriptor_kmajor(smem_u32(sm.q[0])), dout_b = descriptor_kmajor(smem_u32(sm.dout[0]));
     const uint64_t q_t = descriptor(smem_u32(sm.q[0]), 8192), dout_t = descriptor(smem_u32(sm.dout[0]), 8192);   // the same tiles as MN-major operands
-    const uint64_t policy = policy_once();
+    const uint32_t q_full = smem_u32(sm.q_full), dout_full = smem_u32(sm.dout_full), empty = smem_u32(sm.empty), lse = smem_u32(sm.lse) + (lane & 3) * 8, dsum = smem_u32(sm.dsum) + (lane & 3) * 8;
+    const uint32_t staging = smem_u32(sm.ds) + wg * 8192 + warp * 2048;
     int qt = qt0, stage = 0, i = 0, hh = 0;       // step i: query tile qt of head hh of the group
-    uint32_t parity = 0;
+    uint32_t parity = 0, stored = 0;              // stored: which of the two staging buffers is next; not i & 1, since skipped steps store nothing
     uint8_t *ds = p.ds + ((int64_t)(head - p.head0) * p.tiles + p.tile_offset[job]) * group * DS_TILE + wg * 8192 + warp * 2048;   // this warp's 16 keys of each tile
     mbar_wait(&sm.kv_full, 0);
     auto advance = [&] { i++; if (++qt == qt1) { qt = qt0; hh++; } if (++stage == BWD_STAGES) { stage = 0; parity ^= 1; } };
     auto skip = [&] {   // passes over tiles in which this warpgroup's keys are seen by nobody
         while (i < steps && (qt < wq0 || qt >= wq1)) {
-            mbar_wait(&sm.q_full[stage], parity);   // before giving the stage back: or an empty phase could complete twice
-            mbar_wait(&sm.dout_full[stage], parity);
+            mbar_wait(q_full + 8 * stage, parity);   // before giving the stage back: or an empty phase could complete twice
+            mbar_wait(dout_full + 8 * stage, parity);
             __syncwarp();
-            if (lane == 0) mbar_arrive(&sm.empty[stage]);
+            warp_arrive(empty + 8 * stage, lane);
             uint4 *to = reinterpret_cast<uint4 *>(ds + ((int64_t)(qt - qt0) * group + hh) * DS_TILE);
             #pragma unroll
             for (int k = 0; k < 4; k++) to[k * 32 + lane] = make_uint4(0, 0, 0, 0);
@@ -151,12 +152,12 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         wg_commit();
     };
     skip();
-    if (i < steps) mbar_wait(&sm.q_full[stage], parity);
+    if (i < steps) mbar_wait(q_full + 8 * stage, parity);
     issue_s();
     wg_wait<0>(); pin(x);
     #pragma unroll 1
     while (i < steps) {
-        mbar_wait(&sm.dout_full[stage], parity);
+        mbar_wait(dout_full + 8 * stage, parity);
         pin(y); wg_fence();
         #pragma unroll
         for (int k = 0; k < STEPS; k++) mma_ss<0, 0>(y, v_a + (k >> 2) * (16384 >> 4) + (k & 3) * 2, dout_b + stage * (TILE >> 4) + (k >> 2) * (8192 >> 4) + (k & 3) * 2, k != 0);
@@ -164,7 +165,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         // P^T = 2^(c S^T - lse)
         #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const float2 l = *reinterpret_cast<const float2 *>(&sm.lse[stage][8 * j + 2 * (lane & 3)]);
+            const float2 l = load_shared(lse + stage * 256 + j * 32);
             x[4 * j] = fmaf(x[4 * j], p.scale_log2, -l.x); x[4 * j + 1] = fmaf(x[4 * j + 1], p.scale_log2, -l.y);
             x[4 * j + 2] = fmaf(x[4 * j + 2], p.scale_log2, -l.x); x[4 * j + 3] = fmaf(x[4 * j + 3], p.scale_log2, -l.y);
         }
@@ -192,7 +193,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         // dS^T = P^T (dP^T - D)
         #pragma unroll
         for (int j = 0; j < 8; j++) {
-            const float2 d = *reinterpret_cast<const float2 *>(&sm.dsum[stage][8 * j + 2 * (lane & 3)]);
+            const float2 d = load_shared(dsum + stage * 256 + j * 32);
             da[2 * j] = pack_bf16(x[4 * j] * (y[4 * j] - d.x), x[4 * j + 1] * (y[4 * j + 1] - d.y));
             da[2 * j + 1] = pack_bf16(x[4 * j + 2] * (y[4 * j + 2] - d.x), x[4 * j + 3] * (y[4 * j + 3] - d.y));
         }
@@ -201,30 +202,30 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         for (int k = 0; k < 4; k++) mma_rs<1>(dk, da[4 * k], da[4 * k + 1], da[4 * k + 2], da[4 * k + 3], q_t + stage * (TILE >> 4) + k * 128, 1);
         wg_commit();
         uint8_t *to = ds + ((int64_t)(qt - qt0) * group + hh) * DS_TILE;
-        const uint32_t staging = smem_u32(sm.ds[i & 1]) + wg * 8192 + warp * 2048;
-        uint64_t *empty = &sm.empty[stage];
+        const uint32_t done = empty + 8 * stage, from = staging + stored;
+        stored ^= DS_TILE;
         advance();
         bool released = false;
         if (i < steps && (qt < wq0 || qt >= wq1)) {
             wg_wait<0>();
             __syncwarp();
-            if (lane == 0) mbar_arrive(empty);
+            warp_arrive(done, lane);
             released = true;
             skip();
         }
-        if (i < steps) mbar_wait(&sm.q_full[stage], parity);
+        if (i < steps) mbar_wait(q_full + 8 * stage, parity);
         issue_s();   // at the last step on stale numbers that nobody reads: a branch around wgmma would serialise
         // dS goes out while dK and the next S run
         if (lane == 0) bulk_wait_read<1>();
         __syncwarp();
         #pragma unroll
-        for (int k = 0; k < 4; k++) stsm_x4(staging + sw128((lane & 15), 2 * k + (lane >> 4)), da[4 * k], da[4 * k + 1], da[4 * k + 2], da[4 * k + 3]);
+        for (int k = 0; k < 4; k++) stsm_x4(from + sw128((lane & 15), 2 * k + (lane >> 4)), da[4 * k], da[4 * k + 1], da[4 * k + 2], da[4 * k + 3]);
         fence_async_smem();
         __syncwarp();
-        if (lane == 0) { bulk_store_once(to, staging, 2048, policy); bulk_commit(); }
+        if (lane == 0) { bulk_store_once(to, from, 2048, policy_once()); bulk_commit(); }
         wg_wait<1>(); pin(dv); pin(dk); pin(pa); pin(da);
         __syncwarp();
-        if (lane == 0 && !released) mbar_arrive(empty);
+        if (!released) warp_arrive(done, lane);
         wg_wait<0>(); pin(x);
     }
     wg_wait<0>(); pin(dk); pin(dv); pin(x);
@@ -268,7 +269,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
     const int b = job / p.Q, qt = job % p.Q, q0 = qt * QUERY_TILE;
     const int kt0 = p.start[(int64_t)b * p.T + q0] / KEY_TILE, steps = q0 / KEY_TILE + 1 - kt0;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 2; i++) { mbar_init(&sm.full[i], 1); mbar_init(&sm.empty[i], 8); }
+        for (int i = 0; i < 2; i++) { mbar_init(&sm.full[i], 1); mbar_init(&sm.empty[i], 8 * WARP_ARRIVALS); }
         fence_mbar_init();
     }
     __syncthreads();
@@ -306,7 +307,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         wg_commit();
         wg_wait<0>(); pin(a0); pin(a1);
         __syncwarp();
-        if (lane == 0) mbar_arrive(&sm.empty[s]);
+        warp_arrive(smem_u32(&sm.empty[s]), lane);
     }
     bar_sync(2 + wg, 128);   // this warpgroup's dS tiles of stage 0 become its staging
     const uint32_t staging = smem_u32(sm.stage[0].ds[2 * wg]);

@@ -17,6 +17,9 @@
 // Softmax's reference is the running maximum, but it moves only when it is exceeded by more than 2^8: P stays below 2^8, harmless in
 // bf16, and O is hardly ever rescaled (Milakov & Gimelshein 2018 for the online form; Dao et al. 2022 for attention by tiles).
 //
+// Softmax and the epilogue are inlined several times, and which copy serves a row depends on which block took its tile. So that all copies
+// give the same bits, every multiply-add in them is written as fmaf: the compiler fused them in one copy and not in another.
+//
 // Key tiles outside a query tile's documents are never loaded; only tiles on the diagonal or at a document's first token compare positions.
 // A second visible range (a prompt shared by two answers) would be a second run of tiles in the producer's loop and one more comparison in mask().
 #ifndef FINDAP_KERNELS_ATTENTION_FORWARD_SM90_CUH
@@ -54,10 +57,10 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
     const int wg = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);   // through shfl: known to be uniform in the warp
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
-            mbar_init(&sm.q_full[i], 1); mbar_init(&sm.q_empty[i], 4);
-            mbar_init(&sm.k_full[i], 1); mbar_init(&sm.k_empty[i], 8);   // one arrival from each consumer warp
-            mbar_init(&sm.v_full[i], 1); mbar_init(&sm.v_empty[i], 8);
-            mbar_init(&sm.work_full[i], 1); mbar_init(&sm.work_empty[i], 8);
+            mbar_init(&sm.q_full[i], 1); mbar_init(&sm.q_empty[i], 4 * WARP_ARRIVALS);
+            mbar_init(&sm.k_full[i], 1); mbar_init(&sm.k_empty[i], 8 * WARP_ARRIVALS);   // from each consumer warp
+            mbar_init(&sm.v_full[i], 1); mbar_init(&sm.v_empty[i], 8 * WARP_ARRIVALS);
+            mbar_init(&sm.work_full[i], 1); mbar_init(&sm.work_empty[i], 8 * WARP_ARRIVALS);
         }
         fence_mbar_init();
     }
@@ -129,7 +132,7 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
     bool move_max = true, keep = false;              // keep: O holds part of the present item
     int items = 0, row_wg, bh, lo0, lo1, lo_wg;      // the present item; lo: first visible keys
 
-    auto release = [&](uint64_t *b) { if (lane == 0) mbar_arrive(b); };
+    auto release = [&](uint64_t *b) { warp_arrive(smem_u32(b), lane); };
     auto fetch = [&]() {
         const int slot = items & 1;
         mbar_wait(&sm.work_full[slot], (items >> 1) & 1);
@@ -207,7 +210,7 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
         move_max = __any_sync(0xffffffffu, (x0 - m0) * sc > LAZY || (x1 - m1) * sc > LAZY);   // NaN of -inf - -inf: a row that saw nothing yet stays
         if (!move_max) { x0 = m0; x1 = m1; }
         const float b0 = x0 == -INFINITY ? 0.0f : x0 * sc, b1 = x1 == -INFINITY ? 0.0f : x1 * sc;
-        a0 = ex2(m0 * sc - b0); a1 = ex2(m1 * sc - b1);
+        a0 = ex2(fmaf(m0, sc, -b0)); a1 = ex2(fmaf(m1, sc, -b1));
         m0 = x0; m1 = x1;
         float t0 = 0.0f, t1 = 0.0f;
         auto exponentials = [&](int j) {
@@ -228,7 +231,7 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
         }
         #pragma unroll
         for (int i = BN / 8; i < BN / 4; i++) pr[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
-        l0 = l0 * a0 + t0; l1 = l1 * a1 + t1;
+        l0 = fmaf(l0, a0, t0); l1 = fmaf(l1, a1, t1);
     };
     auto epilogue = [&](int of_bh, int of_row, float em0, float em1, float el0, float el1) {
         el0 += __shfl_xor_sync(0xffffffffu, el0, 1); el0 += __shfl_xor_sync(0xffffffffu, el0, 2);
@@ -237,8 +240,8 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
         const int r0 = of_row + row_lane, r1 = r0 + 8, b = of_bh >> 16, h = of_bh & 0xffff;
         if (quad == 0) {
             float *lse = p.lse + ((int64_t)b * p.NH + h) * p.TP;
-            if (r0 < p.T) lse[r0] = em0 * sc + __log2f(el0);
-            if (r1 < p.T) lse[r1] = em1 * sc + __log2f(el1);
+            if (r0 < p.T) lse[r0] = fmaf(em0, sc, __log2f(el0));
+            if (r1 < p.T) lse[r1] = fmaf(em1, sc, __log2f(el1));
         }
         uint8_t *ob = sm.o[cw] + warp * (CHUNKS * 16 * 128);
         if (lane == 0) bulk_wait_read<0>();          // this warp's previous rows have left

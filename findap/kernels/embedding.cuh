@@ -51,36 +51,40 @@ static void scatter_numbers(float *out, const float *x, const int32_t *index, in
     CUDA_CHECK(cudaGetLastError());
 }
 
-// one block a token that occurs; T: what the gradient is summed in
-template <typename T> __global__ static void __launch_bounds__(256) embedding_backward_kernel(T *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens,
-                                                                                              const StepState *state, uint64_t call, int C) {
+enum { EMBEDDING_THREADS = 128 };
+// one column of blocks a token that occurs, each with 128 threads' packs of the row: a frequent token's rows are a chain of sums, and the more
+// threads share it out by channels, the shorter it takes. T: what the gradient is summed in
+template <typename T> __global__ static void __launch_bounds__(EMBEDDING_THREADS)
+embedding_backward_kernel(T *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, const StepState *state, uint64_t call, int C) {
     constexpr int P = Pack<real>::size;
     const int begin = first[blockIdx.x], end = first[blockIdx.x + 1];
     const int64_t row = (int64_t)tokens[order[begin]] * C;
-    for (int c = threadIdx.x * P; c < C; c += blockDim.x * P) {
-        float sum[P];
+    const int c = (blockIdx.y * EMBEDDING_THREADS + threadIdx.x) * P;
+    if (c >= C) return;
+    float sum[P];
+    #pragma unroll
+    for (int k = 0; k < P; k++) sum[k] = to_float(dtable[row + c + k]);
+    #pragma unroll 4   // loads under way, added in order
+    for (int i = begin; i < end; i++) {
+        const Pack<real> d = load_pack_once(dx + (int64_t)order[i] * C + c);
         #pragma unroll
-        for (int k = 0; k < P; k++) sum[k] = to_float(dtable[row + c + k]);
-        for (int i = begin; i < end; i++) {
-            const Pack<real> d = load_pack_once(dx + (int64_t)order[i] * C + c);
-            #pragma unroll
-            for (int k = 0; k < P; k++) sum[k] += to_float(d.at[k]);
-        }
-        #pragma unroll
-        for (int k = 0; k < P; k++) {
-            if constexpr (sizeof(T) == 4) dtable[row + c + k] = sum[k];
-            else dtable[row + c + k] = stochastic_round(sum[k], random_bits(sum_seed(state, call), (uint64_t)(row + c + k)));
-        }
+        for (int k = 0; k < P; k++) sum[k] += to_float(d.at[k]);
+    }
+    #pragma unroll
+    for (int k = 0; k < P; k++) {
+        if constexpr (sizeof(T) == 4) dtable[row + c + k] = sum[k];
+        else dtable[row + c + k] = stochastic_round(sum[k], random_bits(sum_seed(state, call), (uint64_t)(row + c + k)));
     }
 }
+static dim3 embedding_blocks(int64_t unique, int64_t C) { return dim3((unsigned)unique, (unsigned)ceil_div(C / Pack<real>::size, EMBEDDING_THREADS)); }
 // dtable (V, C) += dx (N, C), row by token. order (N): the places sorted by token; first (unique + 1): where each token's run begins
 static void embedding_backward(float *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, int64_t C, cudaStream_t stream) {
-    embedding_backward_kernel<float><<<(unsigned)unique, 256, 0, stream>>>(dtable, dx, order, first, tokens, NULL, 0, (int)C);
+    embedding_backward_kernel<float><<<embedding_blocks(unique, C), EMBEDDING_THREADS, 0, stream>>>(dtable, dx, order, first, tokens, NULL, 0, (int)C);
     CUDA_CHECK(cudaGetLastError());
 }
 // the same into a bf16 sum, rounded stochastically; call: see accumulate_bf16
 static void embedding_backward_bf16(bf16 *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, const StepState *state, uint64_t call, int64_t C, cudaStream_t stream) {
-    embedding_backward_kernel<bf16><<<(unsigned)unique, 256, 0, stream>>>(dtable, dx, order, first, tokens, state, call, (int)C);
+    embedding_backward_kernel<bf16><<<embedding_blocks(unique, C), EMBEDDING_THREADS, 0, stream>>>(dtable, dx, order, first, tokens, state, call, (int)C);
     CUDA_CHECK(cudaGetLastError());
 }
 

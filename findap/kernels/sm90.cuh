@@ -36,15 +36,27 @@ template <int N> DEVICE void reg_inc() { asm volatile("setmaxnreg.inc.sync.align
 DEVICE void bar_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // ---- mbarriers. A fresh barrier is in phase 0: waiting for parity 1 passes at once, for parity 0 when it has completed once.
+// Functions that take an address of shared memory as 32 bits have it so because a loop cannot spare the registers for pointers.
 DEVICE void mbar_init(uint64_t *b, uint32_t count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_u32(b)), "r"(count) : "memory"); }
-DEVICE void mbar_arrive(uint64_t *b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_u32(b)) : "memory"); }
+DEVICE void mbar_arrive(uint32_t b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory"); }
+DEVICE void mbar_arrive(uint64_t *b) { mbar_arrive(smem_u32(b)); }
+// A warp gives a buffer back when all of its lanes have read it (after __syncwarp): one lane's arrival is enough, and 32 would queue up
+// at the barrier. racecheck does not carry what __syncwarp orders over to the arriving lane, and reports every other lane's read as racing
+// with the next copy into the buffer; built with -DFINDAP_RACECHECK every lane arrives, so that it can follow.
+#ifdef FINDAP_RACECHECK
+enum { WARP_ARRIVALS = 32 };
+#else
+enum { WARP_ARRIVALS = 1 };
+#endif
+DEVICE void warp_arrive(uint32_t b, int lane) { if (WARP_ARRIVALS == 32 || lane == 0) mbar_arrive(b); }
 DEVICE void mbar_arrive_tx(uint64_t *b, uint32_t bytes) {   // arrives, and adds bytes that copies have yet to deliver
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_u32(b)), "r"(bytes) : "memory");
 }
-DEVICE void mbar_wait(uint64_t *b, uint32_t parity) {
+DEVICE void mbar_wait(uint32_t b, uint32_t parity) {
     asm volatile("{\n.reg .pred done;\nWAIT_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}"
-                 ::"r"(smem_u32(b)), "r"(parity) : "memory");
+                 ::"r"(b), "r"(parity) : "memory");
 }
+DEVICE void mbar_wait(uint64_t *b, uint32_t parity) { mbar_wait(smem_u32(b), parity); }
 DEVICE void fence_mbar_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 // ordinary writes to shared memory become visible to wgmma and TMA: every writing thread executes it, before the barrier
 DEVICE void fence_async_smem() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -86,6 +98,12 @@ DEVICE void ldsm_x4(uint32_t (&r)[4], uint32_t a) {
 }
 DEVICE void stsm_x4(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+}
+
+DEVICE float2 load_shared(uint32_t a) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
+    return v;
 }
 
 // ---- wgmma
