@@ -64,7 +64,7 @@ TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
 
-.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda compare fuzz bench deps help clean
+.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda compare gpu-check fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -99,6 +99,8 @@ build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	@ln -sfn $@ $(notdir $@)
 build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/train_findap_racecheck: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS)
 build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) -x cu $< -o $@ $(LIBS) $(CUDA_LIBS)
 build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
@@ -144,6 +146,9 @@ cuda: $(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS)
 compare: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32
 	@bash scripts/compare.sh
 
+gpu-check: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/train_findap_racecheck $(LADDERS)
+	@bash scripts/gpu_check.sh
+
 fuzz: $(FUZZERS)
 	@echo "run e.g.: build/fuzz/fuzz_safetensors -max_total_time=180"
 
@@ -153,6 +158,7 @@ help:
 	@echo "make test            all tests (no GPU, no Python)"
 	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
 	@echo "make cuda            compile every CUDA program"
+	@echo "make gpu-check       everything that needs a GPU to be shown: compare, kernels, sanitizers, same bits, loss curves"
 	@echo "make compare         CPU twin against GPU twin, tensor by tensor (needs a GPU)"
 	@echo "make fuzz            libFuzzer targets in build/fuzz (needs clang)"
 	@echo "make bench           matmul speed against this processor's peak"

@@ -91,7 +91,7 @@ struct Model {
     real *datt;              // (N, NH*HD)
     float *dsum;             // (B, NH, TP) rows of dO * O
     float *partial;          // column sums on their way: rmsnorm_partial_count or bias_partial_count
-    real *head_hidden, *dhead_hidden;   // (head_rows, C)
+    real *head_hidden;       // (head_rows, C)  the places with a target, then their gradient
     float *row_logp;         // (head_rows)
     float *logp;             // (N)
     char *scratch;           // scratch_bytes: logits (head_rows, ldv) | act or its gradient (N, F), then gradients on their way to bf16 | dS tiles
@@ -209,7 +209,7 @@ static int64_t place_activations(Model *m, char *arena) {
     PLACE(m->head_hidden, m->head_rows * C); PLACE(m->row_logp, m->head_rows); PLACE(m->logp, N);
     if (m->training) {
         PLACE(m->dhidden, N * C); PLACE(m->dx, N * C); PLACE(m->dnorm, N * C); PLACE(m->dqkv, N * W); PLACE(m->datt, N * A);
-        PLACE(m->dsum, stats); PLACE(m->dhead_hidden, m->head_rows * C);
+        PLACE(m->dsum, stats);
         PLACE(m->partial, rmsnorm_partial_count(C) > bias_partial_count(W) ? rmsnorm_partial_count(C) : bias_partial_count(W));
         PLACE(m->norm_partial, norm_partial_count());
     }
@@ -710,10 +710,10 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
         scatter_numbers(m->logp, m->row_logp, row_place, known, s);
         if (!coef) continue;
         loss_sum(&m->state->loss, c, m->row_logp, known, s);
-        matmul_backward_input(&m->gemm, m->dhead_hidden, logits, w, rows, C, V, m->ldv, s);
         matmul_backward_weight_of(m, head_name(m), 0, logits, m->head_hidden, !m->head_fresh, rows, C, V, m->ldv);
+        matmul_backward_input(&m->gemm, m->head_hidden, logits, w, rows, C, V, m->ldv, s);   // head_hidden is not needed any more
         m->head_fresh = false;
-        scatter_rows(m->dhidden, m->dhead_hidden, row_place, known, C, s);
+        scatter_rows(m->dhidden, m->head_hidden, row_place, known, C, s);
     }
     if (logp) CUDA_CHECK(cudaMemcpyAsync(logp, m->logp, (size_t)N * sizeof(float), cudaMemcpyDeviceToHost, s));
 }

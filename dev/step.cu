@@ -240,7 +240,7 @@ int main(int argc, char **argv) {
     CUDA_CHECK(cudaEventRecord(e1, m->stream));
     CUDA_CHECK(cudaEventSynchronize(e1));
     CUDA_CHECK(cudaEventElapsedTime(&p, e0, e1));
-    double head_bytes = (double)(m->head_rows * (m->ldv + 2 * config.hidden_size) * (int64_t)sizeof(real));
+    double head_bytes = (double)(m->head_rows * (m->ldv + config.hidden_size) * (int64_t)sizeof(real));
     printf("loss with LM head, %.0f targets x %lld: rested %.2f ms, sustained %.2f ms (%.0f TFLOP/s); workspace %.3f GB\n", targets, (long long)config.vocab_size, rested[2], p / 20, 6e-9 * targets * head / rested[2],
            head_bytes * 1e-9);
     Profiler prof;

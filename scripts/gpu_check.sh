@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# make gpu-check: everything that can only be shown on a GPU, with one line a check and exit status 1 when one fails:
+# the twins against each other, every kernel against the CPU, compute-sanitizer on a small model, the same bits from the same
+# command and from a stopped and resumed one, and the bf16 loss curve against the fp32 one. About three minutes on an H200.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export NCCL_NVLS_ENABLE=0
+dir=build/gpu_check
+status=0
+rm -rf $dir; mkdir -p $dir
+say() { printf '%-44s %s\n' "$1" "$2"; }
+check() {   # name, command...: passes when the command does; shows its last line
+    local name=$1; shift
+    if "$@" >$dir/log 2>&1; then say "$name" "ok      $(tail -n 1 $dir/log | cut -c1-100)"; else say "$name" "FAILED  $(tail -n 3 $dir/log | tr '\n' ' ' | cut -c1-300)"; status=1; fi
+}
+
+bash scripts/compare.sh || status=1
+for program in attention_check rmsnorm swiglu cross_entropy elementwise adamw; do
+    [ -x build/dev/$program ] && check "kernels: $program" build/dev/$program check
+done
+
+small="--init random --init-seed 5 --data build/compare/shards/reports build/compare/shards/questions --seq-len 333 --step-tokens 1332 --micro-rows 2 --lr 1e-3"
+if command -v compute-sanitizer >/dev/null; then
+    for model in llama64 qwen128 llama16; do
+        for tool in memcheck initcheck; do
+            check "$tool: $model, 2 steps" compute-sanitizer --tool $tool --error-exitcode 1 build/train_findap --model build/compare/$model $small --steps 2 --out $dir/$tool --overwrite
+        done
+    done
+    check "racecheck: llama64, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/llama64 $small --steps 1 --out $dir/racecheck --overwrite
+    check "racecheck: qwen128, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/qwen128 $small --steps 1 --out $dir/racecheck --overwrite
+else say compute-sanitizer "not found: skipped"; fi
+
+# the same bits: twice the same command; stopped after 7 steps and resumed; every kind of moments
+for moments in fp32 bf16 8bit; do
+    run() { build/train_findap --model build/compare/llama64 $small --steps 12 --moments $moments --save-dtype float32 --quiet "$@"; }
+    check "train: $moments moments" run --out $dir/a_$moments
+    check "the same command again" run --out $dir/b_$moments
+    check "  gives the same bits" cmp $dir/a_$moments/model.safetensors $dir/b_$moments/model.safetensors
+    run --out $dir/c_$moments --stop-after-steps 7 --checkpoint-every 5 >$dir/log 2>&1
+    check "stopped after step 7 and resumed" run --out $dir/c_$moments --checkpoint-every 5 --resume
+    check "  gives the same bits" cmp $dir/a_$moments/model.safetensors $dir/c_$moments/model.safetensors
+done
+
+# 50 steps: bf16 with fp32 master weights against fp32 throughout, real text when there is some
+data="build/compare/shards/reports build/compare/shards/questions" model=build/compare/llama64
+[ -e build/packed/small/config.json ] && data="build/packed/shards/text build/packed/shards/gsm8k build/packed/shards/finqa" model=build/packed/small
+curve="--model $model --init random --init-seed 3 --data $data --seq-len 1024 --step-tokens 16384 --micro-rows 4 --steps 50 --lr 1e-3 --schedule cosine --quiet --overwrite"
+losses() { grep -o '"loss_nats_per_target": *[0-9.eE+-]*' "$1/log.jsonl" | sed 's/.*: *//'; }
+for p in train_findap_fp32 train_findap; do check "50 steps: $p" build/$p $curve --out $dir/$p; done
+for memory in "--moments bf16" "--moments 8bit" "--moments bf16 --gradients bf16"; do check "50 steps: $memory" build/train_findap $curve $memory --out "$dir/train_findap${memory// /_}"; done
+for p in train_findap train_findap--moments_bf16 train_findap--moments_8bit train_findap--moments_bf16_--gradients_bf16; do
+    paste <(losses $dir/train_findap_fp32) <(losses $dir/$p) | awk -v name="$p" '
+        { d = $1 > 0 ? ($2 - $1) / $1 : 0; if (d < 0) d = -d; if (d > most) { most = d; at = NR } first = first ? first : $1; last = $1; other = $2 }
+        END { ok = NR >= 50 && most < 0.01; printf "%-44s %s  fp32 loss %.4f -> %.4f, this one %.4f; largest difference %.3f %% at step %d\n", "curve: " name, ok ? "ok    " : "FAILED", first, last, other, 100 * most, at; exit !ok }' || status=1
+done
+[ $status -eq 0 ] && echo "gpu-check: all ok" || echo "gpu-check: FAILED"
+exit $status
