@@ -383,12 +383,6 @@ static void tune_matmuls(Model *m) {
     CUDA_CHECK(cudaMalloc((void **)&differs, sizeof(int)));
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(a, inputs, 1);
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(b, inputs, 2);
-    for (int i = 0; i < 200; i++) {   // a quarter of a second of work, so that the first shape too is measured on a warm card
-        GemmShape s = shape_forward(N, C, 2 * F, 2 * F, false, false);
-        GemmPlan *p = gemm_plan(&m->gemm, &s);
-        if ((double)i * (double)N * (double)(C * F) > 4e13) break;
-        gemm_launch(&m->gemm, p, &p->algorithm, a, b, NULL, d, NULL, m->stream);
-    }
     for (int i = 0; i < 5; i++) {
         char name[64];
         GemmShape s = shape_forward(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, layers[i].residual, layers[i].bias);

@@ -2,7 +2,7 @@
 // rung; every rung is checked against a plain loop in double on the host and timed against the bandwidth of a copy, measured in the same run.
 //
 //     build/dev/X          every rung         build/dev/X 3      one rung
-//     build/dev/X check    the final kernels over odd shapes, exit status 1 if one fails; fp32: nvcc -DFINDAP_FP32, see the fp32 build
+//     build/dev/X check    the final kernels over odd shapes, exit status 1 if one fails (all in fp32 when compiled with -DFINDAP_FP32)
 //     build/dev/X tiny     the same over a few small shapes, for compute-sanitizer
 //
 // Arrays lie between fences and start as NaN: a kernel that writes beside its shape, or leaves a part of it out, is found.
@@ -160,11 +160,12 @@ static Ladder ladder_begin(int argc, char **argv) {
     printf("copy: %.0f GB/s read and written (%s)\n", l.copy * 1e-9, REAL_NAME);
     return l;
 }
-static void ladder_title(const char *what) { printf("\n%s\n%4s  %-78s %10s %7s %7s  %s\n", what, "rung", "one idea more", "ms", "GB/s", "of copy", "error"); }
+static void ladder_title(const char *what) { printf("\n%s\n%4s  %-92s %10s %7s %7s  %s\n", what, "rung", "what", "ms", "GB/s", "of copy", "error"); }
 // bytes: what must be read and written, the same for all rungs of a ladder: a rung that moves more than that shows it as less
 template <typename F> static void ladder_rung(const Ladder *l, int rung, const char *idea, double bytes, double error, F launch) {
+    if (l->only != 0 && l->only != rung) return;
     const double ms = milliseconds(launch), speed = bytes / (ms * 1e-3);
-    printf("%4d  %-78s %10.4f %7.0f %5.1f %%  %.1e\n", rung, idea, ms, speed * 1e-9, 100 * speed / l->copy, error);
+    printf("%4d  %-92s %10.4f %7.0f %5.1f %%  %.1e\n", rung, idea, ms, speed * 1e-9, 100 * speed / l->copy, error);
     fflush(stdout);
 }
 static bool ladder_wants(const Ladder *l, int rung) { return l->only == 0 || l->only == rung; }

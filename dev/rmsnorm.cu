@@ -152,7 +152,7 @@ __global__ static void __launch_bounds__(256) backward3_kernel(real *dx, float *
     for (int c = threadIdx.x * P; c < C; c += 256 * P) for (int k = 0; k < P; k++) partial[blockIdx.x * (int64_t)C + c + k] = dw[c + k];
 }
 static const char *const backward_ideas[] = {"a thread a row, then a thread a column for dweight", "a warp a row, 16 bytes a load; dweight in 128 parts, then their sum",
-                                             "one kernel: a block takes many rows, its part of dweight in shared memory", "rmsnorm.cuh: the row and dweight's part in registers, all loads under way at once"};
+                                             "one kernel: a block takes many rows, its part of dweight in shared memory", "rmsnorm.cuh: dweight's part in registers; the next row on its way to shared memory meanwhile"};
 static void backward(int rung, real *dx, float *dweight, float *partial, const real *dy, const real *x, const float *rstd, const real *weight, int64_t N, int64_t C) {
     const int n = (int)N, width = (int)C;
     if (rung == 1) {
@@ -207,6 +207,7 @@ int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "tiny") == 0) {
         for (int64_t C : {64, 1000, 2056}) check(3, C, 1.0f);
+        check(1500, 64, 1.0f);   // more rows than blocks: a block's second row follows its first through the same shared memory
         return check_result();
     }
     if (strcmp(what, "check") == 0) {

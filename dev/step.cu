@@ -121,14 +121,15 @@ int main(int argc, char **argv) {
     program_name = "step";
     const char *name = argc > 1 ? argv[1] : "", *batch_file = NULL;
     int64_t rows = 1, T = 8192, micro = 4, repeat = 3;
-    bool profile = false, help = false;
+    bool profile = false, help = false, time_head = false;
     ModelOptions options = {"bf16", NULL, "auto"};
     Flag flags[] = {
         {"--rows", FLAG_INT, &rows, "N", "rows of a micro-batch", 1, 1 << 20, false}, {"--seq-len", FLAG_INT, &T, "N", "tokens of a row", 1, 1 << 24, false},
         {"--batch", FLAG_STRING, &batch_file, "FILE", "tokens, positions, targets and weights of `train_findap --dump`; its rows are taken in turn", 0, 0, false},
         {"--micro", FLAG_INT, &micro, "N", "micro-batches of a step", 1, 1 << 20, false}, {"--repeat", FLAG_INT, &repeat, "N", "steps timed", 1, 1 << 20, false},
         {"--moments", FLAG_STRING, &options.moments, "TYPE", "as train_findap's", 0, 0, false}, {"--gradients", FLAG_STRING, &options.gradients, "TYPE", "as train_findap's", 0, 0, false},
-        {"--recompute", FLAG_STRING, &options.recompute, "WHAT", "as train_findap's", 0, 0, false}, {"--profile", FLAG_BOOL, &profile, NULL, "kernel by kernel", 0, 0, false}};
+        {"--recompute", FLAG_STRING, &options.recompute, "WHAT", "as train_findap's", 0, 0, false}, {"--profile", FLAG_BOOL, &profile, NULL, "kernel by kernel", 0, 0, false},
+        {"--head", FLAG_BOOL, &time_head, NULL, "the loss with the LM head alone, too", 0, 0, false}};
     int n_flags = (int)(sizeof flags / sizeof *flags);
     Error e;
     Config config;
@@ -222,27 +223,24 @@ int main(int argc, char **argv) {
            name, (long long)rows, (long long)T, ms, pass.front(), pass.back(), (double)N / ms * 1e3, flops / ms * 1e-9, 100 * flops / (ms * 1e-3) / PEAK, update_ms, 131072 / per_128k * 1e3, pairs, targets);
     printf("memory: planned %.2f GiB, taken %.2f GiB, in use on the card %.2f GiB of %.2f GiB\n", (double)planned / 1073741824, (double)(before - now) / 1073741824,
            (double)(total - now) / 1073741824, (double)total / 1073741824);
-    // the loss with the LM head alone, all gradients: after a pause, and back to back at the card's power limit
-    std::vector<float> rested;
-    for (int i = 0; i < 5; i++) {
-        model_wait(m);
-        usleep(300000);
-        model_head(m, &b, coef, NULL);
-        CUDA_CHECK(cudaEventRecord(e0, m->stream)); model_head(m, &b, coef, NULL); CUDA_CHECK(cudaEventRecord(e1, m->stream));
-        CUDA_CHECK(cudaEventSynchronize(e1));
-        CUDA_CHECK(cudaEventElapsedTime(&p, e0, e1));
-        rested.push_back(p);
+    if (time_head) {   // the loss with the LM head alone, all gradients: after a pause, and back to back at the card's power limit
+        auto timed = [&](int n) {
+            CUDA_CHECK(cudaEventRecord(e0, m->stream));
+            for (int i = 0; i < n; i++) model_head(m, &b, coef, NULL);
+            CUDA_CHECK(cudaEventRecord(e1, m->stream));
+            CUDA_CHECK(cudaEventSynchronize(e1));
+            CUDA_CHECK(cudaEventElapsedTime(&p, e0, e1));
+            return p / (float)n;
+        };
+        std::vector<float> rested;
+        for (int i = 0; i < 5; i++) { usleep(300000); timed(1); rested.push_back(timed(1)); }
+        std::sort(rested.begin(), rested.end());
+        timed(20);
+        float sustained = timed(20);
+        double bytes = (double)(m->head_rows * (m->ldv + config.hidden_size) * (int64_t)sizeof(real));
+        printf("loss with LM head, %.0f targets x %lld: rested %.2f ms (%.0f TFLOP/s), sustained %.2f ms (%.0f TFLOP/s); workspace %.3f GB\n", targets, (long long)config.vocab_size, rested[2],
+               6e-9 * targets * head / rested[2], sustained, 6e-9 * targets * head / sustained, bytes * 1e-9);
     }
-    std::sort(rested.begin(), rested.end());
-    for (int i = 0; i < 20; i++) model_head(m, &b, coef, NULL);
-    CUDA_CHECK(cudaEventRecord(e0, m->stream));
-    for (int i = 0; i < 20; i++) model_head(m, &b, coef, NULL);
-    CUDA_CHECK(cudaEventRecord(e1, m->stream));
-    CUDA_CHECK(cudaEventSynchronize(e1));
-    CUDA_CHECK(cudaEventElapsedTime(&p, e0, e1));
-    double head_bytes = (double)(m->head_rows * (m->ldv + config.hidden_size) * (int64_t)sizeof(real));
-    printf("loss with LM head, %.0f targets x %lld: rested %.2f ms, sustained %.2f ms (%.0f TFLOP/s); workspace %.3f GB\n", targets, (long long)config.vocab_size, rested[2], p / 20, 6e-9 * targets * head / rested[2],
-           head_bytes * 1e-9);
     Profiler prof;
     if (profile && profiler_open(&prof)) {
         model_zero_grad(m);

@@ -26,8 +26,9 @@ if command -v compute-sanitizer >/dev/null; then
             check "$tool: $model, 2 steps" compute-sanitizer --tool $tool --error-exitcode 1 build/train_findap --model build/compare/$model $small --steps 2 --out $dir/$tool --overwrite
         done
     done
-    check "racecheck: llama64, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/llama64 $small --steps 1 --out $dir/racecheck --overwrite
-    check "racecheck: qwen128, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/qwen128 $small --steps 1 --out $dir/racecheck --overwrite
+    # without the GEMMs of the library (nvjet...), which give their buffers back as our attention does: one lane arrives for its warp (see sm90.cuh)
+    check "racecheck: llama64, 1 step" compute-sanitizer --tool racecheck --kernel-regex-exclude kns=nvjet --error-exitcode 1 build/train_findap_racecheck --model build/compare/llama64 $small --steps 1 --out $dir/racecheck --overwrite
+    check "racecheck: qwen128, 1 step" compute-sanitizer --tool racecheck --kernel-regex-exclude kns=nvjet --error-exitcode 1 build/train_findap_racecheck --model build/compare/qwen128 $small --steps 1 --out $dir/racecheck --overwrite
 else say compute-sanitizer "not found: skipped"; fi
 
 # the same bits: twice the same command; stopped after 7 steps and resumed; every kind of moments

@@ -1,22 +1,28 @@
 // attention_backward_sm90.cuh: attention's backward pass on Hopper. Causal, inside documents, grouped queries, head_dim 64 or 128;
-// no atomics, the same bits every time, and no fp32 buffer for dQ. Three kernels:
+// no atomics, the same bits every time, and no fp32 buffer for dQ. Three parts:
 //
 //     D       = rowsum(dO * O)                                          bound by bytes, 2 % of the time
 //     dK, dV  : S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q  bound by FLOPs; also leaves dS^T in scratch
 //     dQ      = scale * dS K, from the dS^T tiles in scratch            bound by bytes: every visited tile once, 16 KiB a head
 //
-// That is the least number of matmuls (five; a dQ kernel that computes S again needs seven), and cheaper than adding up dQ in fp32 through
-// memory, which also has no fixed order. dS goes through memory in bf16, already in the layout in which the dQ kernel's wgmma reads it: two
+// That is the least number of matmuls (five; a dQ part that computes S again needs seven), and cheaper than adding up dQ in fp32 through
+// memory, which also has no fixed order. dS goes through memory in bf16, already in the layout in which the dQ part's wgmma reads it: two
 // one-dimensional bulk copies, no address arithmetic. The price is scratch: 16 KiB for every visited tile of 64 queries x 128 keys and query
-// head - 2.2 GB for a causal row of 8,192 tokens and 32 heads. It holds as many key/value heads at a time as fit, in several passes if need be;
-// the result does not depend on how many.
+// head - 2.2 GB for a causal row of 8,192 tokens and 32 heads.
 //
-// dK, dV kernel: one block takes a key tile of 128 and a key/value head, and runs over the queries that see it, of all heads of the group: dK and
+// Passes. The key/value heads are worked through in passes. Launch i holds the dK, dV blocks of pass i and, spread evenly among them, the dQ
+// blocks of pass i - 1: some multiprocessors wait for memory while the others multiply. Where scratch has a place for every head, a launch may
+// begin while the one before runs out; only its dQ blocks wait. Scratch for fewer heads makes the passes smaller and, below two passes'
+// worth, runs both parts in turn. The result does not depend on any of this: a block computes the same wherever it stands.
+//
+// dK, dV: one block takes a key tile of 128 and a key/value head, and runs over the queries that see it, of all heads of the group: dK and
 // dV stay in registers to the end. Two consumer warpgroups of 64 keys each, which never wait for each other, and one producer thread. Scores are
 // computed transposed (keys are rows), so that accumulators of P^T and dS^T are, packed, the A fragments of the next products; and the mask is
 // two numbers a thread: key <= query < end of the key's document. Q and dO tiles serve as both K-major and MN-major operands.
 // The order inside a step (issue dP; exponentials; issue dV; wait dP; dS; issue dK; issue the next S; store dS; wait dV, dK; release; wait S) leaves no
 // wgmma under way across the loop's back-edge whose result is read behind it, which the compiler would answer by serialising all of them.
+//
+// Tiles in which none of a warpgroup's 64 keys is seen are neither computed nor written: the dQ part walks halves of 64 keys and meets the others.
 //
 // A second visible range (a shared prompt) needs a second run of query tiles for its keys, and its place in tile_offset.
 #ifndef FINDAP_KERNELS_ATTENTION_BACKWARD_SM90_CUH
@@ -24,16 +30,23 @@
 #include "attention_plan.h"   // defines: AttentionPlan, KEY_TILE, QUERY_TILE
 #include "sm90.cuh"           // defines: TMA, mbarrier and wgmma wrappers
 
-enum { BWD_THREADS = 384, BWD_STAGES = 3, DS_TILE = QUERY_TILE * KEY_TILE * 2 };   // DS_TILE: bytes of a dS^T tile
+enum { BWD_THREADS = 384, BWD_STAGES = 3, HALF_KEYS = KEY_TILE / 2, DS_HALF = QUERY_TILE * HALF_KEYS * 2, DS_TILE = 2 * DS_HALF };   // DS_: bytes of dS^T
 
 struct BackwardParameters {
-    int B, T, TP, NH, NKV, K, Q, head0, heads;   // K, Q: tiles of a row; this pass: key/value heads head0 .. head0 + heads - 1
+    int B, T, TP, NH, NKV, K, Q;                 // K, Q: tiles of a row
+    int key_head0, key_heads, key_blocks;        // dK, dV: key/value heads key_head0 .. key_head0 + key_heads - 1
+    int query_head0, query_heads, query_blocks;  // dQ
     int64_t tiles;                               // visited tiles of one query head
     float scale, scale_log2;
     const int32_t *start, *end, *key_order, *query_order, *tile_offset;
     const float *lse, *dsum;                     // (B, NH, TP)
-    uint8_t *ds;                                 // (heads, tiles, group) dS^T tiles
+    uint8_t *key_ds, *query_ds;                  // (key or query heads, tiles, halves of the keys, group): 64 keys x 64 queries of dS^T each
 };
+
+// Two launches in one stream, the second with the attribute of programmatic serialization: it may begin once all blocks of the first have
+// begun and said so (launch_next), or ended; launch_wait waits for the first launch's end, with all that it has written
+DEVICE void launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+DEVICE void launch_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // D: 64 tokens of one head a block; HD/8 threads share a row
@@ -74,13 +87,9 @@ template <int HD> struct alignas(1024) KeyShared {
     uint64_t kv_full, q_full[BWD_STAGES], dout_full[BWD_STAGES], empty[BWD_STAGES];
 };
 
-template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) attention_backward_key_kernel_sm90(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_kv,
-                                                                          const __grid_constant__ CUtensorMap map_dout, const __grid_constant__ CUtensorMap map_out, const __grid_constant__ BackwardParameters p) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+template <int HD> DEVICE void backward_keys(const CUtensorMap &map_q, const CUtensorMap &map_kv, const CUtensorMap &map_dout, const CUtensorMap &map_out, const BackwardParameters &p, KeyShared<HD> &sm, int block) {
     constexpr int CHUNKS = HD / 64, TILE = QUERY_TILE * HD * 2, STEPS = HD / 16;
-    extern __shared__ uint8_t shared_raw[];
-    auto &sm = *reinterpret_cast<KeyShared<HD> *>(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
-    const int job = p.key_order[blockIdx.x / p.heads], head = p.head0 + blockIdx.x % p.heads;
+    const int job = p.key_order[block / p.key_heads], head_of_pass = block % p.key_heads, head = p.key_head0 + head_of_pass;
     const int b = job / p.K, k0 = job % p.K * KEY_TILE, last = min(k0 + KEY_TILE, p.T) - 1, group = p.NH / p.NKV;
     const int32_t *end = p.end + (int64_t)b * p.T;
     const int qt0 = k0 / QUERY_TILE, qt1 = (end[last] + QUERY_TILE - 1) / QUERY_TILE, steps = (qt1 - qt0) * group;
@@ -130,7 +139,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
     const uint32_t staging = smem_u32(sm.ds) + wg * 8192 + warp * 2048;
     int qt = qt0, stage = 0, i = 0, hh = 0;       // step i: query tile qt of head hh of the group
     uint32_t parity = 0, stored = 0;              // stored: which of the two staging buffers is next; not i & 1, since skipped steps store nothing
-    uint8_t *ds = p.ds + ((int64_t)(head - p.head0) * p.tiles + p.tile_offset[job]) * group * DS_TILE + wg * 8192 + warp * 2048;   // this warp's 16 keys of each tile
+    uint8_t *ds = p.key_ds + (((int64_t)head_of_pass * p.tiles + p.tile_offset[job]) * 2 + wg) * group * DS_HALF + warp * 2048;   // this warp's 16 keys of each tile
     mbar_wait(&sm.kv_full, 0);
     auto advance = [&] { i++; if (++qt == qt1) { qt = qt0; hh++; } if (++stage == BWD_STAGES) { stage = 0; parity ^= 1; } };
     auto skip = [&] {   // passes over tiles in which this warpgroup's keys are seen by nobody
@@ -139,9 +148,6 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
             mbar_wait(dout_full + 8 * stage, parity);
             __syncwarp();
             warp_arrive(empty + 8 * stage, lane);
-            uint4 *to = reinterpret_cast<uint4 *>(ds + ((int64_t)(qt - qt0) * group + hh) * DS_TILE);
-            #pragma unroll
-            for (int k = 0; k < 4; k++) to[k * 32 + lane] = make_uint4(0, 0, 0, 0);
             advance();
         }
     };
@@ -201,7 +207,7 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         #pragma unroll
         for (int k = 0; k < 4; k++) mma_rs<1>(dk, da[4 * k], da[4 * k + 1], da[4 * k + 2], da[4 * k + 3], q_t + stage * (TILE >> 4) + k * 128, 1);
         wg_commit();
-        uint8_t *to = ds + ((int64_t)(qt - qt0) * group + hh) * DS_TILE;
+        uint8_t *to = ds + ((int64_t)(qt - qt0) * 2 * group + hh) * DS_HALF;
         const uint32_t done = empty + 8 * stage, from = staging + stored;
         stored ^= DS_TILE;
         advance();
@@ -246,87 +252,102 @@ template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) atten
         bulk_commit();
     }
     bulk_wait<0>();
-#endif
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// dQ: one block takes 64 queries and up to four heads of a group, two for each warpgroup, which share each K tile. A stage is the K tile and
-// the four heads' dS^T tiles, which lie side by side in scratch.
+// dQ: one block takes 64 queries and up to four heads of a group, two for each warpgroup, which share the keys. A stage is 64 keys and the
+// four heads' halves of dS^T tiles, which lie side by side in scratch.
 
+enum { DQ_STAGES = 4 };
 template <int HD> struct alignas(1024) QueryShared {
-    struct { uint8_t k[KEY_TILE * HD * 2], ds[4][DS_TILE]; } stage[2];
-    uint64_t full[2], empty[2];
+    struct { uint8_t k[HALF_KEYS * HD * 2], ds[4][DS_HALF]; } stage[DQ_STAGES];
+    uint64_t full[DQ_STAGES], empty[DQ_STAGES];
 };
 
-template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) attention_backward_query_kernel_sm90(const __grid_constant__ CUtensorMap map_kv, const __grid_constant__ CUtensorMap map_out,
-                                                                                                              const __grid_constant__ BackwardParameters p) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    constexpr int CHUNKS = HD / 64, STAGE = KEY_TILE * HD * 2 + 4 * DS_TILE;
-    extern __shared__ uint8_t shared_raw[];
-    auto &sm = *reinterpret_cast<QueryShared<HD> *>(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
-    const int group = p.NH / p.NKV, quads = (group + 3) / 4, per_tile = p.heads * quads;
-    const int job = p.query_order[blockIdx.x / per_tile], r = blockIdx.x % per_tile, head = p.head0 + r / quads, h0 = r % quads * 4, nh = min(4, group - h0);
+template <int HD> DEVICE void backward_queries(const CUtensorMap &map_q, const CUtensorMap &map_out, const BackwardParameters &p, QueryShared<HD> &sm, int block) {
+    constexpr int CHUNKS = HD / 64, K_BYTES = HALF_KEYS * HD * 2, STAGE = K_BYTES + 4 * DS_HALF;
+    const int group = p.NH / p.NKV, quads = (group + 3) / 4, per_tile = p.query_heads * quads, r = block % per_tile;
+    const int job = p.query_order[block / per_tile], head_of_pass = r / quads, head = p.query_head0 + head_of_pass, h0 = r % quads * 4, nh = min(4, group - h0);
     const int b = job / p.Q, qt = job % p.Q, q0 = qt * QUERY_TILE;
-    const int kt0 = p.start[(int64_t)b * p.T + q0] / KEY_TILE, steps = q0 / KEY_TILE + 1 - kt0;
+    const int first = p.start[(int64_t)b * p.T + q0] / HALF_KEYS, steps = qt + 1 - first;   // halves of key tiles that these queries see: no others were written
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 2; i++) { mbar_init(&sm.full[i], 1); mbar_init(&sm.empty[i], 8 * WARP_ARRIVALS); }
+        for (int i = 0; i < DQ_STAGES; i++) { mbar_init(&sm.full[i], 1); mbar_init(&sm.empty[i], (nh > 2 ? 8 : 4) * WARP_ARRIVALS); }
         fence_mbar_init();
     }
     __syncthreads();
     const int wg = __shfl_sync(0xffffffffu, threadIdx.x >> 7, 0);
-    if (wg == 2) {
+    if (wg == 2) {   // ------------------------------------------------------------------------------------ producer
         reg_dec<24>();
         if (threadIdx.x != 256) return;
         const uint64_t policy = policy_once();
+        launch_wait();   // for the launch that wrote dS
         for (int i = 0; i < steps; i++) {
-            const int s = i & 1, kt = kt0 + i;
-            const uint8_t *from = p.ds + (((int64_t)(head - p.head0) * p.tiles + p.tile_offset[b * p.K + kt] + (qt - 2 * kt)) * group + h0) * DS_TILE;
-            mbar_wait(&sm.empty[s], ((i >> 1) & 1) ^ 1);
-            mbar_arrive_tx(&sm.full[s], KEY_TILE * HD * 2 + nh * DS_TILE);
-            tma_load(sm.stage[s].k, &map_kv, &sm.full[s], kt * KEY_TILE, (p.NH + head) * CHUNKS, b);
-            bulk_load_once(sm.stage[s].ds, from, nh * DS_TILE, &sm.full[s], policy);
+            const int s = i % DQ_STAGES, half = first + i, kt = half / 2;
+            const int64_t tile = (int64_t)head_of_pass * p.tiles + p.tile_offset[b * p.K + kt] + (qt - 2 * kt);
+            mbar_wait(&sm.empty[s], ((i / DQ_STAGES) & 1) ^ 1);
+            mbar_arrive_tx(&sm.full[s], K_BYTES + nh * DS_HALF);
+            tma_load(sm.stage[s].k, &map_q, &sm.full[s], half * HALF_KEYS, (p.NH + head) * CHUNKS, b);
+            bulk_load_once(sm.stage[s].ds, p.query_ds + ((tile * 2 + half % 2) * group + h0) * DS_HALF, nh * DS_HALF, &sm.full[s], policy);
         }
         return;
     }
+    // ---------------------------------------------------------------------------------------------------- consumers
+    if (2 * wg >= nh) return;   // no head for this warpgroup
     reg_inc<240>();
     const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
     float a0[HD / 2], a1[HD / 2];
     #pragma unroll
     for (int i = 0; i < HD / 2; i++) { a0[i] = 0.0f; a1[i] = 0.0f; }
-    const uint64_t k_b = descriptor(smem_u32(sm.stage[0].k), 16384), ds_a = descriptor(smem_u32(sm.stage[0].ds[2 * wg]), 1024);
+    const uint64_t k_b = descriptor(smem_u32(sm.stage[0].k), 8192), ds_a = descriptor(smem_u32(sm.stage[0].ds[2 * wg]), 1024);
     #pragma unroll 1
     for (int i = 0; i < steps; i++) {
-        const int s = i & 1;
-        mbar_wait(&sm.full[s], (i >> 1) & 1);
+        const int s = i % DQ_STAGES;
+        mbar_wait(&sm.full[s], (i / DQ_STAGES) & 1);
         pin(a0); pin(a1); wg_fence();
         #pragma unroll
-        for (int k = 0; k < KEY_TILE / 16; k++) {   // the second head may be one that does not exist: then its sum is not stored
+        for (int k = 0; k < HALF_KEYS / 16; k++) {   // the second head may be one that does not exist: then its sum is not stored
             mma_ss<1, 1>(a0, ds_a + s * (STAGE >> 4) + k * 128, k_b + s * (STAGE >> 4) + k * 128, 1);
-            mma_ss<1, 1>(a1, ds_a + s * (STAGE >> 4) + (DS_TILE >> 4) + k * 128, k_b + s * (STAGE >> 4) + k * 128, 1);
+            mma_ss<1, 1>(a1, ds_a + s * (STAGE >> 4) + (DS_HALF >> 4) + k * 128, k_b + s * (STAGE >> 4) + k * 128, 1);
         }
         wg_commit();
         wg_wait<0>(); pin(a0); pin(a1);
         __syncwarp();
         warp_arrive(smem_u32(&sm.empty[s]), lane);
     }
-    bar_sync(2 + wg, 128);   // this warpgroup's dS tiles of stage 0 become its staging
+    bar_sync(2 + wg, 128);   // every load has come by now: this warpgroup's places for dS become its staging, head 0 in stage 0, head 1 in stage 1
     const uint32_t staging = smem_u32(sm.stage[0].ds[2 * wg]);
     #pragma unroll
     for (int j = 0; j < HD / 8; j += 2) {
         const uint32_t at = staging + (j >> 3) * 8192 + sw128(warp * 16 + (lane & 15), (j & 7) + (lane >> 4));
         stsm_x4(at, pack_bf16(a0[4 * j] * p.scale, a0[4 * j + 1] * p.scale), pack_bf16(a0[4 * j + 2] * p.scale, a0[4 * j + 3] * p.scale),
                 pack_bf16(a0[4 * j + 4] * p.scale, a0[4 * j + 5] * p.scale), pack_bf16(a0[4 * j + 6] * p.scale, a0[4 * j + 7] * p.scale));
-        stsm_x4(at + DS_TILE, pack_bf16(a1[4 * j] * p.scale, a1[4 * j + 1] * p.scale), pack_bf16(a1[4 * j + 2] * p.scale, a1[4 * j + 3] * p.scale),
+        stsm_x4(at + STAGE, pack_bf16(a1[4 * j] * p.scale, a1[4 * j + 1] * p.scale), pack_bf16(a1[4 * j + 2] * p.scale, a1[4 * j + 3] * p.scale),
                 pack_bf16(a1[4 * j + 4] * p.scale, a1[4 * j + 5] * p.scale), pack_bf16(a1[4 * j + 6] * p.scale, a1[4 * j + 7] * p.scale));
     }
     fence_async_smem();
     bar_sync(2 + wg, 128);
     if ((threadIdx.x & 127) == 0) {
         for (int i = 0; i < 2; i++)
-            if (2 * wg + i < nh) tma_store(&map_out, sm.stage[0].ds[2 * wg + i], q0, (head * group + h0 + 2 * wg + i) * CHUNKS, b);
+            if (2 * wg + i < nh) tma_store(&map_out, sm.stage[i].ds[2 * wg], q0, (head * group + h0 + 2 * wg + i) * CHUNKS, b);
         bulk_commit();
         bulk_wait<0>();
     }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// both parts in one launch
+
+template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) attention_backward_kernel_sm90(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_kv,
+                                                                      const __grid_constant__ CUtensorMap map_dout, const __grid_constant__ CUtensorMap map_out, const __grid_constant__ BackwardParameters p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ uint8_t shared_raw[];
+    void *shared = (void *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
+    launch_next();
+    // blocks begin in the order of their numbers: of the first i + 1, query_blocks / (key_blocks + query_blocks) are of dQ, heaviest first
+    const int64_t i = blockIdx.x, blocks = p.key_blocks + p.query_blocks;
+    const int queries = (int)(i * p.query_blocks / blocks);
+    if ((i + 1) * p.query_blocks / blocks == queries) backward_keys<HD>(map_q, map_kv, map_dout, map_out, p, *(KeyShared<HD> *)shared, (int)i - queries);
+    else backward_queries<HD>(map_q, map_out, p, *(QueryShared<HD> *)shared, queries);
 #endif
 }
 
@@ -341,37 +362,70 @@ static int64_t attention_backward_sm90_scratch(int64_t B, int64_t T, int64_t NH,
     return B * tiles * (NH / NKV) * kv_heads * DS_TILE;
 }
 
+// Key/value heads of a pass. More passes hide more of the dQ part, but a pass should keep every multiprocessor busy for as long as its longest
+// block takes: the first keys of its longest document. The plan does not tell that document's length; it is at most sqrt(2 visible pairs), and
+// taken to be at most twice the length of the document of a token drawn at random. A wrong guess costs time, nothing else.
+static int64_t backward_heads_of_pass(const AttentionPlan *plan, int64_t NKV) {
+    const int64_t Q = ceil_div(plan->T, QUERY_TILE);
+    const double bound = sqrt(2.0 * plan->visible_pairs), mean = 2.0 * plan->visible_pairs / (double)(plan->B * plan->T), length = bound < 2.0 * mean ? bound : 2.0 * mean;
+    const int64_t longest = (int64_t)(length / QUERY_TILE) + 1;   // in query tiles
+    const int64_t heads = device_multiprocessors() * (longest < Q ? longest : Q) / plan->visited_tiles;
+    return heads < 1 ? 1 : heads < NKV ? heads : NKV;
+}
+
 template <int HD> static void attention_backward_sm90_launch(bf16 *dqkv, float *dsum, const bf16 *dout, const bf16 *out, const float *lse, const bf16 *qkv, void *scratch, int64_t scratch_bytes,
-                                                             const AttentionPlan *plan, int64_t NH, int64_t NKV, cudaStream_t stream) {
-    const int64_t B = plan->B, T = plan->T, W = (NH + 2 * NKV) * HD, group = NH / NKV;
+                                                             const AttentionPlan *plan, int64_t NH, int64_t NKV, int64_t heads_of_pass, cudaStream_t stream) {
+    const int64_t B = plan->B, T = plan->T, W = (NH + 2 * NKV) * HD, group = NH / NKV, quads = ceil_div(group, 4);
     const int64_t head_bytes = plan->visited_tiles * group * DS_TILE, fit = scratch_bytes / head_bytes;
-    CHECK(fit >= 1 && B < 65536 && NH < 65536);
-    const CUtensorMap map_q = head_map(qkv, B, T, W, QUERY_TILE, HD), map_kv = head_map(qkv, B, T, W, KEY_TILE, HD), map_dout = head_map(dout, B, T, NH * HD, QUERY_TILE, HD), map_out = head_map(dqkv, B, T, W, 64, HD);
     BackwardParameters p;
+    memset(&p, 0, sizeof p);
     p.B = (int)B; p.T = (int)T; p.TP = (int)(ceil_div(T, QUERY_TILE) * QUERY_TILE); p.NH = (int)NH; p.NKV = (int)NKV; p.K = (int)ceil_div(T, KEY_TILE); p.Q = (int)ceil_div(T, QUERY_TILE);
+    CHECK(fit >= 1 && B < 65536 && NH < 65536 && B * (p.K * NKV + p.Q * NKV * quads) < INT32_MAX);
     p.tiles = plan->visited_tiles;
     p.scale = 1.0f / sqrtf((float)HD); p.scale_log2 = p.scale * 1.4426950408889634f;
     p.start = plan->document_start; p.end = plan->document_end; p.key_order = plan->key_order; p.query_order = plan->query_order; p.tile_offset = plan->tile_offset;
-    p.lse = lse; p.dsum = dsum; p.ds = (uint8_t *)scratch;
-    const int key_bytes = (int)sizeof(KeyShared<HD>) + 1024, query_bytes = (int)sizeof(QueryShared<HD>) + 1024;
-    CUDA_CHECK(cudaFuncSetAttribute(attention_backward_key_kernel_sm90<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes));
-    CUDA_CHECK(cudaFuncSetAttribute(attention_backward_query_kernel_sm90<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
+    p.lse = lse; p.dsum = dsum;
     attention_backward_sum_kernel<HD><<<dim3((unsigned)p.Q, (unsigned)NH, (unsigned)B), 256, 0, stream>>>(dsum, dout, out, p.T, p.TP, p.NH);
-    const int64_t passes = ceil_div(NKV, fit < NKV ? fit : NKV), per_pass = ceil_div(NKV, passes);   // passes of equal size
-    for (p.head0 = 0; p.head0 < NKV; p.head0 += p.heads) {
-        p.heads = (int)(NKV - p.head0 < per_pass ? NKV - p.head0 : per_pass);
-        attention_backward_key_kernel_sm90<HD><<<(unsigned)(B * p.K * p.heads), BWD_THREADS, key_bytes, stream>>>(map_q, map_kv, map_dout, map_out, p);
-        attention_backward_query_kernel_sm90<HD><<<(unsigned)(B * p.Q * p.heads * ceil_div(group, 4)), BWD_THREADS, query_bytes, stream>>>(map_kv, map_out, p);
-    }
     CUDA_CHECK(cudaGetLastError());
+
+    // places: passes that scratch holds at a time. Fewer than two: dK, dV and dQ in turn.
+    int64_t passes = ceil_div(NKV, heads_of_pass), heads = ceil_div(NKV, passes), places = fit >= NKV ? NKV : fit >= 2 * heads ? 2 : 1;
+    if (places == 1) heads = ceil_div(NKV, ceil_div(NKV, fit));
+    passes = ceil_div(NKV, heads);
+    const CUtensorMap map_q = head_map(qkv, B, T, W, QUERY_TILE, HD), map_kv = head_map(qkv, B, T, W, KEY_TILE, HD), map_dout = head_map(dout, B, T, NH * HD, QUERY_TILE, HD), map_out = head_map(dqkv, B, T, W, 64, HD);
+    const int bytes = (int)(sizeof(KeyShared<HD>) > sizeof(QueryShared<HD>) ? sizeof(KeyShared<HD>) : sizeof(QueryShared<HD>)) + 1024;
+    CUDA_CHECK(cudaFuncSetAttribute(attention_backward_kernel_sm90<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    // one launch; a pass out of range: nothing of that part
+    auto launch = [&](int64_t key_pass, int64_t query_pass) {
+        auto part = [&](int64_t pass, int *head0, int *number, uint8_t **ds) {
+            *head0 = (int)(pass * heads);
+            *number = pass < 0 || pass >= passes ? 0 : (int)(NKV - pass * heads < heads ? NKV - pass * heads : heads);
+            *ds = (uint8_t *)scratch + (*number ? pass % places * heads * head_bytes : 0);
+        };
+        part(key_pass, &p.key_head0, &p.key_heads, &p.key_ds);
+        part(query_pass, &p.query_head0, &p.query_heads, &p.query_ds);
+        p.key_blocks = (int)(B * p.K * p.key_heads); p.query_blocks = (int)(B * p.Q * p.query_heads * quads);
+        cudaLaunchAttribute early;   // may begin before the launch ahead of it has ended: not where its dK, dV blocks write over what that one reads
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3((unsigned)(p.key_blocks + p.query_blocks)); config.blockDim = dim3(BWD_THREADS); config.dynamicSmemBytes = (size_t)bytes; config.stream = stream;
+        config.attrs = &early; config.numAttrs = p.query_blocks > 0 && (p.key_blocks == 0 || places >= passes);
+        CUDA_CHECK(cudaLaunchKernelEx(&config, attention_backward_kernel_sm90<HD>, map_q, map_kv, map_dout, map_out, p));
+    };
+    for (int64_t i = 0; i <= passes; i++) {
+        if (places > 1 || passes == 1) launch(i, i - 1);
+        else if (i < passes) { launch(i, -1); launch(-1, i); }
+    }
 }
 
 // dqkv (B*T, W) from dout, out (B*T, NH*HD), lse (B, NH, TP; base 2) and qkv; dsum (B, NH, TP) is written; scratch: at least one key/value head's
-// attention_backward_sm90_scratch bytes, 128-byte aligned
+// attention_backward_sm90_scratch bytes, 128-byte aligned. heads_of_pass: 0: as many as seem best
 static void attention_backward_sm90(bf16 *dqkv, float *dsum, const bf16 *dout, const bf16 *out, const float *lse, const bf16 *qkv, void *scratch, int64_t scratch_bytes, const AttentionPlan *plan, int64_t NH,
-                                    int64_t NKV, int64_t HD, cudaStream_t stream) {
-    CHECK(HD == 64 || HD == 128);
-    if (HD == 128) attention_backward_sm90_launch<128>(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, stream);
-    else attention_backward_sm90_launch<64>(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, stream);
+                                    int64_t NKV, int64_t HD, cudaStream_t stream, int64_t heads_of_pass = 0) {
+    CHECK((HD == 64 || HD == 128) && NH % NKV == 0);
+    if (heads_of_pass == 0) heads_of_pass = backward_heads_of_pass(plan, NKV);
+    auto *launch = HD == 128 ? attention_backward_sm90_launch<128> : attention_backward_sm90_launch<64>;
+    launch(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, heads_of_pass, stream);
 }
 #endif

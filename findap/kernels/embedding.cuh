@@ -51,8 +51,8 @@ static void scatter_numbers(float *out, const float *x, const int32_t *index, in
     CUDA_CHECK(cudaGetLastError());
 }
 
-enum { EMBEDDING_THREADS = 128 };
-// one column of blocks a token that occurs, each with 128 threads' packs of the row: a frequent token's rows are a chain of sums, and the more
+enum { EMBEDDING_THREADS = 64, EMBEDDING_AHEAD = 8 };
+// one column of blocks a token that occurs, each with 64 threads' packs of the row: a frequent token's rows are a chain of sums, and the more
 // threads share it out by channels, the shorter it takes. T: what the gradient is summed in
 template <typename T> __global__ static void __launch_bounds__(EMBEDDING_THREADS)
 embedding_backward_kernel(T *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, const StepState *state, uint64_t call, int C) {
@@ -62,19 +62,32 @@ embedding_backward_kernel(T *dtable, const real *dx, const int32_t *order, const
     const int c = (blockIdx.y * EMBEDDING_THREADS + threadIdx.x) * P;
     if (c >= C) return;
     float sum[P];
+    // this thread's numbers of the table, in as few loads as may be: P of T are 32, 16 or, where real is float and T bf16, 8 bytes
+    struct alignas(P * sizeof(T) < 16 ? P * sizeof(T) : 16) Part { T at[P]; };
+    Part *mine = reinterpret_cast<Part *>(dtable + row + c), part = *mine;
     #pragma unroll
-    for (int k = 0; k < P; k++) sum[k] = to_float(dtable[row + c + k]);
-    #pragma unroll 4   // loads under way, added in order
-    for (int i = begin; i < end; i++) {
-        const Pack<real> d = load_pack_once(dx + (int64_t)order[i] * C + c);
+    for (int k = 0; k < P; k++) sum[k] = to_float(part.at[k]);
+    int place[EMBEDDING_AHEAD];
+    #pragma unroll
+    for (int j = 0; j < EMBEDDING_AHEAD; j++) place[j] = begin + j < end ? order[begin + j] : 0;
+    for (int i = begin; i < end; i += EMBEDDING_AHEAD) {   // rows under way together, added in order; where the next ones are is asked meanwhile
+        Pack<real> d[EMBEDDING_AHEAD];
         #pragma unroll
-        for (int k = 0; k < P; k++) sum[k] += to_float(d.at[k]);
+        for (int j = 0; j < EMBEDDING_AHEAD; j++) if (i + j < end) d[j] = load_pack_once(dx + (int64_t)place[j] * C + c);
+        #pragma unroll
+        for (int j = 0; j < EMBEDDING_AHEAD; j++) place[j] = i + EMBEDDING_AHEAD + j < end ? order[i + EMBEDDING_AHEAD + j] : 0;
+        #pragma unroll
+        for (int j = 0; j < EMBEDDING_AHEAD; j++)
+            if (i + j < end)
+                #pragma unroll
+                for (int k = 0; k < P; k++) sum[k] += to_float(d[j].at[k]);
     }
     #pragma unroll
     for (int k = 0; k < P; k++) {
-        if constexpr (sizeof(T) == 4) dtable[row + c + k] = sum[k];
-        else dtable[row + c + k] = stochastic_round(sum[k], random_bits(sum_seed(state, call), (uint64_t)(row + c + k)));
+        if constexpr (sizeof(T) == 4) part.at[k] = sum[k];
+        else part.at[k] = stochastic_round(sum[k], random_bits(sum_seed(state, call), (uint64_t)(row + c + k)));
     }
+    *mine = part;
 }
 static dim3 embedding_blocks(int64_t unique, int64_t C) { return dim3((unsigned)unique, (unsigned)ceil_div(C / Pack<real>::size, EMBEDDING_THREADS)); }
 // dtable (V, C) += dx (N, C), row by token. order (N): the places sorted by token; first (unique + 1): where each token's run begins
