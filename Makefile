@@ -51,7 +51,7 @@ comma := ,
 NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreach a,$(CUDA_ARCH),$(call gencode,$(a))) \
     -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
     $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
-CUDA_LIBS = -lcublasLt -ldl $(if $(USE_CUDNN),-lcudnn)
+CUDA_LIBS = -lcublasLt -ldl $(if $(USE_CUDNN),-lcudnn -lnvrtc)
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)

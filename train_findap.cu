@@ -566,7 +566,7 @@ static void layer_forward_attention(Model *m, int64_t l, const Batch *b) {
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
     matmul_forward(&m->gemm, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), NULL, N, C, W, W, s);   // q, k, v in one
     rope_forward(y->qkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
-    attention_forward(y->att, y->lse, y->qkv, &m->plan, m->counters, NH, NKV, HD, s);
+    attention_forward(y->att, y->lse, y->qkv, m->scratch, m->scratch_bytes, &m->plan, m->counters, NH, NKV, HD, s);
     matmul_forward(&m->gemm, y->x2, y->att, param(m, "o", l), NULL, y->x, N, A, C, C, s);                        // x2 = x + ...
 }
 static void layer_forward(Model *m, int64_t l, real *next, const Batch *b) {

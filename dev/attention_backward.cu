@@ -2,10 +2,10 @@
 //
 //     build/dev/attention_backward           every rung, checked and timed: one causal row of 8,192 tokens, 32/8 heads of 128
 //     build/dev/attention_backward 3         one rung
-//     build/dev/attention_backward check     every rung over many shapes; the last one also with scratch for few heads and with other passes,
+//     build/dev/attention_backward check     every rung over many shapes; the last one also with scratch for few heads,
 //                                            which must give the same bits. Exit status 1 if a check fails
 //     build/dev/attention_backward tiny      the same over a few small shapes, for compute-sanitizer
-//     build/dev/attention_backward bench     the last two rungs on causal rows and on packed documents
+//     build/dev/attention_backward bench the last rung on causal rows and on packed documents
 //
 // Checked against a plain loop in double on the host where that is quick, against rung 1 elsewhere. Before a run the gradient, D and scratch are
 // 0xff (NaN), and lse beyond the row always is. Times: rested: a pause of 0.3 s, two launches, ten timed, median - the card at its high clock;
@@ -226,8 +226,8 @@ template <int HD, bool KEYS> static void simple(const Inputs &in, int64_t B) {
 // problems and rungs
 
 static const char *const ideas[] = {"a warp a row, its keys or queries read from L2", "tiles of 32 rows in shared memory, fp32", "tensor cores (wgmma, TMA), seven products, nothing overlapped in a block",
-                                    "attention_backward_sm90.cuh, five products, dS through memory: dK and dV, then dQ", "the same with dQ of one pass among dK and dV of the next"};
-enum { RUNGS = 5 };
+                                    "attention_backward_sm90.cuh: five products, dS through memory; loads, matmuls and exponentials overlapped"};
+enum { RUNGS = 4 };
 
 static AttentionPlan plan_of(std::vector<int32_t> &block, int64_t B, int64_t T, const std::vector<int> &lengths) {   // lengths of documents in turn; none: one a row
     std::vector<int32_t> positions((size_t)(B * T));
@@ -265,19 +265,18 @@ template <int HD> static void middle_rung(Problem *p, int rung) {
     else { simple<HD, true>(in, p->B); simple<HD, false>(in, p->B); }
     CUDA_CHECK(cudaGetLastError());
 }
-// places: key/value heads for which scratch is given; heads_of_pass: see attention_backward_sm90
-static void backward(Problem *p, int rung, int64_t places, int64_t heads_of_pass) {
+// places: key/value heads for which scratch is given
+static void backward(Problem *p, int rung, int64_t places) {
     if (rung == 1) attention_backward_plain<bf16>(p->dqkv.at, p->dsum.at, p->dout.at, p->out.at, p->lse.at, p->qkv.at, &p->plan, p->NH, p->NKV, p->HD, 0);
-    else if (rung >= 4) attention_backward_sm90(p->dqkv.at, p->dsum.at, p->dout.at, p->out.at, p->lse.at, p->qkv.at, p->scratch.at, places * p->head_bytes(), &p->plan, p->NH, p->NKV, p->HD, 0, heads_of_pass);
+    else if (rung == 4) attention_backward_sm90(p->dqkv.at, p->dsum.at, p->dout.at, p->out.at, p->lse.at, p->qkv.at, p->scratch.at, places * p->head_bytes(), &p->plan, p->NH, p->NKV, p->HD, 0);
     else if (p->HD == 128) middle_rung<128>(p, rung);
     else middle_rung<64>(p, rung);
 }
-static void backward(Problem *p, int rung) { backward(p, rung, p->NKV, rung == 4 ? p->NKV : 0); }
-static std::vector<bf16> run(Problem *p, int rung, int64_t places, int64_t heads_of_pass) {
+static std::vector<bf16> run(Problem *p, int rung, int64_t places) {
     CUDA_CHECK(cudaMemset(p->dqkv.at, 0xff, (size_t)p->dqkv.n * 2));
     CUDA_CHECK(cudaMemset(p->dsum.at, 0xff, (size_t)p->dsum.n * 4));
     CUDA_CHECK(cudaMemset(p->scratch.at, 0xff, (size_t)p->scratch.n));
-    backward(p, rung, places, heads_of_pass);
+    backward(p, rung, places);
     CUDA_CHECK(cudaDeviceSynchronize());
     return p->dqkv.get();
 }
@@ -335,36 +334,42 @@ template <typename Y> static double error_of(const Problem &p, const std::vector
     }
     return worst;
 }
+// as Array::fences_stand, without copying all that lies between: scratch is 2 GB
+template <typename T> static bool fences_stand(const Array<T> &x) {
+    unsigned char fence[2][512];
+    CUDA_CHECK(cudaMemcpy(fence[0], x.base, 512, cudaMemcpyDeviceToHost));
+    CUDA_CHECK(cudaMemcpy(fence[1], x.at + x.n, 512, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < 512; i++) if (fence[0][i] != 0xff || fence[1][i] != 0xff) return false;
+    return true;
+}
 static void check(int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD, const std::vector<int> &lengths, float scale) {
     Problem p(B, T, NH, NKV, HD, lengths, scale);
     char shape[128];
     snprintf(shape, sizeof shape, "%lld x %lld tokens, %lld/%lld heads of %lld, %s", (long long)B, (long long)T, (long long)NH, (long long)NKV, (long long)HD, lengths.empty() ? "causal" : "documents");
     const int failed = failures;
-    const std::vector<bf16> first = run(&p, 1, NKV, 0);
+    const std::vector<bf16> first = run(&p, 1, NKV);
     const bool small = B * T <= 800;
     std::vector<double> slow;
     if (small) slow = reference(p);
     printf("%-58s", shape);
     std::vector<bf16> last;
     for (int rung = 1; rung <= RUNGS; rung++) {
-        last = run(&p, rung, NKV, rung == 4 ? NKV : 0);
+        last = run(&p, rung, NKV);
         const double error = small ? error_of(p, last, slow) : error_of(p, last, first);
         printf(" %d: %.1e", rung, error);
         char what[96];
-        snprintf(what, sizeof what, "rung %d: error %.2e, at most 6e-3", rung, error);
-        expect(error <= 6e-3, what, shape);
+        snprintf(what, sizeof what, "rung %d: error %.2e, at most 8e-3", rung, error);
+        expect(error <= 8e-3, what, shape);
         snprintf(what, sizeof what, "rung %d: written outside its shape", rung);
-        expect(p.dqkv.fences_stand() && p.dsum.fences_stand() && p.scratch.fences_stand(), what, shape);
+        expect(fences_stand(p.dqkv) && fences_stand(p.dsum) && fences_stand(p.scratch), what, shape);
         snprintf(what, sizeof what, "rung %d: other bits the second time", rung);
-        expect(same_bits(last, run(&p, rung, NKV, rung == 4 ? NKV : 0)), what, shape);
+        expect(same_bits(last, run(&p, rung, NKV)), what, shape);
     }
-    // passes: scratch for all heads (launches that begin early), for some (two places in turn), for one (no overlap)
-    const int64_t ways[][2] = {{NKV, NKV}, {NKV, 1}, {NKV, (NKV + 1) / 2}, {NKV > 2 ? NKV - 1 : NKV, 1}, {std::min<int64_t>(2, NKV), 1}, {std::min<int64_t>(3, NKV), NKV}, {1, 0}};
-    for (const auto &way : ways)
+    for (int64_t places = 1; places <= NKV; places++)
         for (int again = 0; again < 2; again++) {
             char what[96];
-            snprintf(what, sizeof what, "scratch for %lld heads, %lld a pass: other bits", (long long)way[0], (long long)way[1]);
-            expect(same_bits(last, run(&p, RUNGS, way[0], way[1])) && p.scratch.fences_stand(), what, shape);
+            snprintf(what, sizeof what, "scratch for %lld key/value heads: other bits", (long long)places);
+            expect(same_bits(last, run(&p, RUNGS, places)) && fences_stand(p.scratch), what, shape);
         }
     printf("  %s\n", failures == failed ? "ok" : "FAILED");
     fflush(stdout);
@@ -390,7 +395,7 @@ template <typename F> static double timed(F f, int launches) {
     return (double)ms / launches;
 }
 static void times(Problem *p, int rung, bool causal) {
-    auto f = [&] { backward(p, rung); };
+    auto f = [&] { backward(p, rung, p->NKV); };
     CUDA_CHECK(cudaDeviceSynchronize());
     usleep(300000);
     const double first = timed(f, 1);
@@ -453,20 +458,20 @@ int main(int argc, char **argv) {
         for (const auto &s : shapes) {
             Problem p(s.B, 8192, 32, 8, s.HD, s.causal ? std::vector<int>() : packed, 1.0f);
             title(s.name);
-            for (int round = 0; round < 2; round++) for (int rung = 4; rung <= RUNGS; rung++) times(&p, rung, s.causal);
+            for (int round = 0; round < 2; round++) times(&p, RUNGS, s.causal);
         }
         return 0;
     }
     Problem p(1, 8192, 32, 8, 128, {}, 1.0f);
-    const std::vector<bf16> first = run(&p, 1, p.NKV, 0);
+    const std::vector<bf16> first = run(&p, 1, p.NKV);
     title("1 x 8192 causal, 32/8 heads of 128");
     for (int rung = 1; rung <= RUNGS; rung++) {
         if (only != 0 && only != rung) continue;
-        const double error = error_of(p, run(&p, rung, p.NKV, rung == 4 ? p.NKV : 0), first);
+        const double error = error_of(p, run(&p, rung, p.NKV), first);
         times(&p, rung, true);
         char text[64];
-        snprintf(text, sizeof text, "error %.2e against rung 1, at most 6e-3", error);
-        expect(error <= 6e-3, text, ideas[rung - 1]);
+        snprintf(text, sizeof text, "error %.2e against rung 1, at most 8e-3", error);
+        expect(error <= 8e-3, text, ideas[rung - 1]);
     }
     return check_result();
 }

@@ -213,6 +213,7 @@ int main(int argc, char **argv) {
     CUDA_CHECK(cudaMemGetInfo(&now, &total));
     std::sort(pass.begin(), pass.end()); std::sort(update.begin(), update.end());
     double ms = pass[pass.size() / 2], update_ms = update[update.size() / 2];
+    if (file) { ms = 0; for (float x : pass) ms += x / (double)pass.size(); }   // rows of documents differ in work: the mean over them, so that --repeat should take them all
     pairs /= (double)batches; targets /= (double)batches;
     double matmul_parameters = (double)config_num_parameters(&config) - (double)config.vocab_size * (double)config.hidden_size * (config.tied_embeddings ? 0 : 1);
     double head = (double)config.vocab_size * (double)config.hidden_size;

@@ -15,7 +15,7 @@ check() {   # name, command...: passes when the command does; shows its last lin
 }
 
 bash scripts/compare.sh || status=1
-for program in attention_check rmsnorm swiglu cross_entropy elementwise adamw; do
+for program in attention_check attention_forward attention_backward rmsnorm swiglu cross_entropy elementwise adamw; do
     [ -x build/dev/$program ] && check "kernels: $program" build/dev/$program check
 done
 

@@ -10,10 +10,10 @@
 // one-dimensional bulk copies, no address arithmetic. The price is scratch: 16 KiB for every visited tile of 64 queries x 128 keys and query
 // head - 2.2 GB for a causal row of 8,192 tokens and 32 heads.
 //
-// Passes. The key/value heads are worked through in passes. Launch i holds the dK, dV blocks of pass i and, spread evenly among them, the dQ
-// blocks of pass i - 1: some multiprocessors wait for memory while the others multiply. Where scratch has a place for every head, a launch may
-// begin while the one before runs out; only its dQ blocks wait. Scratch for fewer heads makes the passes smaller and, below two passes'
-// worth, runs both parts in turn. The result does not depend on any of this: a block computes the same wherever it stands.
+// Two launches, dK, dV and then dQ; the second one's blocks may take their places while the last of the first run out, and wait there. With scratch
+// for fewer heads the key/value heads are worked through in passes of as many as fit. The result does not depend on it.
+// (Tried and dropped: the dQ blocks of one pass spread among the dK, dV blocks of the next, some multiprocessors waiting for memory while others
+// multiply: as fast at best, 0.5 to 2 % slower on causal rows; smaller passes cost more than the overlap gains.)
 //
 // dK, dV: one block takes a key tile of 128 and a key/value head, and runs over the queries that see it, of all heads of the group: dK and
 // dV stay in registers to the end. Two consumer warpgroups of 64 keys each, which never wait for each other, and one producer thread. Scores are
@@ -34,13 +34,12 @@ enum { BWD_THREADS = 384, BWD_STAGES = 3, HALF_KEYS = KEY_TILE / 2, DS_HALF = QU
 
 struct BackwardParameters {
     int B, T, TP, NH, NKV, K, Q;                 // K, Q: tiles of a row
-    int key_head0, key_heads, key_blocks;        // dK, dV: key/value heads key_head0 .. key_head0 + key_heads - 1
-    int query_head0, query_heads, query_blocks;  // dQ
+    int head0, heads;                            // key/value heads of this pass: head0 .. head0 + heads - 1
     int64_t tiles;                               // visited tiles of one query head
     float scale, scale_log2;
     const int32_t *start, *end, *key_order, *query_order, *tile_offset;
     const float *lse, *dsum;                     // (B, NH, TP)
-    uint8_t *key_ds, *query_ds;                  // (key or query heads, tiles, halves of the keys, group): 64 keys x 64 queries of dS^T each
+    uint8_t *ds;                                 // (heads, tiles, halves of the keys, group): 64 keys x 64 queries of dS^T each
 };
 
 // Two launches in one stream, the second with the attribute of programmatic serialization: it may begin once all blocks of the first have
@@ -89,7 +88,7 @@ template <int HD> struct alignas(1024) KeyShared {
 
 template <int HD> DEVICE void backward_keys(const CUtensorMap &map_q, const CUtensorMap &map_kv, const CUtensorMap &map_dout, const CUtensorMap &map_out, const BackwardParameters &p, KeyShared<HD> &sm, int block) {
     constexpr int CHUNKS = HD / 64, TILE = QUERY_TILE * HD * 2, STEPS = HD / 16;
-    const int job = p.key_order[block / p.key_heads], head_of_pass = block % p.key_heads, head = p.key_head0 + head_of_pass;
+    const int job = p.key_order[block / p.heads], head_of_pass = block % p.heads, head = p.head0 + head_of_pass;
     const int b = job / p.K, k0 = job % p.K * KEY_TILE, last = min(k0 + KEY_TILE, p.T) - 1, group = p.NH / p.NKV;
     const int32_t *end = p.end + (int64_t)b * p.T;
     const int qt0 = k0 / QUERY_TILE, qt1 = (end[last] + QUERY_TILE - 1) / QUERY_TILE, steps = (qt1 - qt0) * group;
@@ -139,7 +138,7 @@ template <int HD> DEVICE void backward_keys(const CUtensorMap &map_q, const CUte
     const uint32_t staging = smem_u32(sm.ds) + wg * 8192 + warp * 2048;
     int qt = qt0, stage = 0, i = 0, hh = 0;       // step i: query tile qt of head hh of the group
     uint32_t parity = 0, stored = 0;              // stored: which of the two staging buffers is next; not i & 1, since skipped steps store nothing
-    uint8_t *ds = p.key_ds + (((int64_t)head_of_pass * p.tiles + p.tile_offset[job]) * 2 + wg) * group * DS_HALF + warp * 2048;   // this warp's 16 keys of each tile
+    uint8_t *ds = p.ds + (((int64_t)head_of_pass * p.tiles + p.tile_offset[job]) * 2 + wg) * group * DS_HALF + warp * 2048;   // this warp's 16 keys of each tile
     mbar_wait(&sm.kv_full, 0);
     auto advance = [&] { i++; if (++qt == qt1) { qt = qt0; hh++; } if (++stage == BWD_STAGES) { stage = 0; parity ^= 1; } };
     auto skip = [&] {   // passes over tiles in which this warpgroup's keys are seen by nobody
@@ -266,8 +265,8 @@ template <int HD> struct alignas(1024) QueryShared {
 
 template <int HD> DEVICE void backward_queries(const CUtensorMap &map_q, const CUtensorMap &map_out, const BackwardParameters &p, QueryShared<HD> &sm, int block) {
     constexpr int CHUNKS = HD / 64, K_BYTES = HALF_KEYS * HD * 2, STAGE = K_BYTES + 4 * DS_HALF;
-    const int group = p.NH / p.NKV, quads = (group + 3) / 4, per_tile = p.query_heads * quads, r = block % per_tile;
-    const int job = p.query_order[block / per_tile], head_of_pass = r / quads, head = p.query_head0 + head_of_pass, h0 = r % quads * 4, nh = min(4, group - h0);
+    const int group = p.NH / p.NKV, quads = (group + 3) / 4, per_tile = p.heads * quads, r = block % per_tile;
+    const int job = p.query_order[block / per_tile], head_of_pass = r / quads, head = p.head0 + head_of_pass, h0 = r % quads * 4, nh = min(4, group - h0);
     const int b = job / p.Q, qt = job % p.Q, q0 = qt * QUERY_TILE;
     const int first = p.start[(int64_t)b * p.T + q0] / HALF_KEYS, steps = qt + 1 - first;   // halves of key tiles that these queries see: no others were written
     if (threadIdx.x == 0) {
@@ -287,7 +286,7 @@ template <int HD> DEVICE void backward_queries(const CUtensorMap &map_q, const C
             mbar_wait(&sm.empty[s], ((i / DQ_STAGES) & 1) ^ 1);
             mbar_arrive_tx(&sm.full[s], K_BYTES + nh * DS_HALF);
             tma_load(sm.stage[s].k, &map_q, &sm.full[s], half * HALF_KEYS, (p.NH + head) * CHUNKS, b);
-            bulk_load_once(sm.stage[s].ds, p.query_ds + ((tile * 2 + half % 2) * group + h0) * DS_HALF, nh * DS_HALF, &sm.full[s], policy);
+            bulk_load_once(sm.stage[s].ds, p.ds + ((tile * 2 + half % 2) * group + h0) * DS_HALF, nh * DS_HALF, &sm.full[s], policy);
         }
         return;
     }
@@ -335,19 +334,20 @@ template <int HD> DEVICE void backward_queries(const CUtensorMap &map_q, const C
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// both parts in one launch
 
-template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) attention_backward_kernel_sm90(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_kv,
-                                                                      const __grid_constant__ CUtensorMap map_dout, const __grid_constant__ CUtensorMap map_out, const __grid_constant__ BackwardParameters p) {
+template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) attention_backward_keys_kernel(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_kv,
+                                                              const __grid_constant__ CUtensorMap map_dout, const __grid_constant__ CUtensorMap map_out, const __grid_constant__ BackwardParameters p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ uint8_t shared_raw[];
-    void *shared = (void *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
     launch_next();
-    // blocks begin in the order of their numbers: of the first i + 1, query_blocks / (key_blocks + query_blocks) are of dQ, heaviest first
-    const int64_t i = blockIdx.x, blocks = p.key_blocks + p.query_blocks;
-    const int queries = (int)(i * p.query_blocks / blocks);
-    if ((i + 1) * p.query_blocks / blocks == queries) backward_keys<HD>(map_q, map_kv, map_dout, map_out, p, *(KeyShared<HD> *)shared, (int)i - queries);
-    else backward_queries<HD>(map_q, map_out, p, *(QueryShared<HD> *)shared, queries);
+    backward_keys<HD>(map_q, map_kv, map_dout, map_out, p, *(KeyShared<HD> *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023), (int)blockIdx.x);
+#endif
+}
+template <int HD> __global__ static void __launch_bounds__(BWD_THREADS, 1) attention_backward_queries_kernel(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_out,
+                                                              const __grid_constant__ BackwardParameters p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ uint8_t shared_raw[];
+    backward_queries<HD>(map_q, map_out, p, *(QueryShared<HD> *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023), (int)blockIdx.x);
 #endif
 }
 
@@ -362,19 +362,8 @@ static int64_t attention_backward_sm90_scratch(int64_t B, int64_t T, int64_t NH,
     return B * tiles * (NH / NKV) * kv_heads * DS_TILE;
 }
 
-// Key/value heads of a pass. More passes hide more of the dQ part, but a pass should keep every multiprocessor busy for as long as its longest
-// block takes: the first keys of its longest document. The plan does not tell that document's length; it is at most sqrt(2 visible pairs), and
-// taken to be at most twice the length of the document of a token drawn at random. A wrong guess costs time, nothing else.
-static int64_t backward_heads_of_pass(const AttentionPlan *plan, int64_t NKV) {
-    const int64_t Q = ceil_div(plan->T, QUERY_TILE);
-    const double bound = sqrt(2.0 * plan->visible_pairs), mean = 2.0 * plan->visible_pairs / (double)(plan->B * plan->T), length = bound < 2.0 * mean ? bound : 2.0 * mean;
-    const int64_t longest = (int64_t)(length / QUERY_TILE) + 1;   // in query tiles
-    const int64_t heads = device_multiprocessors() * (longest < Q ? longest : Q) / plan->visited_tiles;
-    return heads < 1 ? 1 : heads < NKV ? heads : NKV;
-}
-
 template <int HD> static void attention_backward_sm90_launch(bf16 *dqkv, float *dsum, const bf16 *dout, const bf16 *out, const float *lse, const bf16 *qkv, void *scratch, int64_t scratch_bytes,
-                                                             const AttentionPlan *plan, int64_t NH, int64_t NKV, int64_t heads_of_pass, cudaStream_t stream) {
+                                                             const AttentionPlan *plan, int64_t NH, int64_t NKV, cudaStream_t stream) {
     const int64_t B = plan->B, T = plan->T, W = (NH + 2 * NKV) * HD, group = NH / NKV, quads = ceil_div(group, 4);
     const int64_t head_bytes = plan->visited_tiles * group * DS_TILE, fit = scratch_bytes / head_bytes;
     BackwardParameters p;
@@ -388,44 +377,32 @@ template <int HD> static void attention_backward_sm90_launch(bf16 *dqkv, float *
     attention_backward_sum_kernel<HD><<<dim3((unsigned)p.Q, (unsigned)NH, (unsigned)B), 256, 0, stream>>>(dsum, dout, out, p.T, p.TP, p.NH);
     CUDA_CHECK(cudaGetLastError());
 
-    // places: passes that scratch holds at a time. Fewer than two: dK, dV and dQ in turn.
-    int64_t passes = ceil_div(NKV, heads_of_pass), heads = ceil_div(NKV, passes), places = fit >= NKV ? NKV : fit >= 2 * heads ? 2 : 1;
-    if (places == 1) heads = ceil_div(NKV, ceil_div(NKV, fit));
-    passes = ceil_div(NKV, heads);
     const CUtensorMap map_q = head_map(qkv, B, T, W, QUERY_TILE, HD), map_kv = head_map(qkv, B, T, W, KEY_TILE, HD), map_dout = head_map(dout, B, T, NH * HD, QUERY_TILE, HD), map_out = head_map(dqkv, B, T, W, 64, HD);
-    const int bytes = (int)(sizeof(KeyShared<HD>) > sizeof(QueryShared<HD>) ? sizeof(KeyShared<HD>) : sizeof(QueryShared<HD>)) + 1024;
-    CUDA_CHECK(cudaFuncSetAttribute(attention_backward_kernel_sm90<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    // one launch; a pass out of range: nothing of that part
-    auto launch = [&](int64_t key_pass, int64_t query_pass) {
-        auto part = [&](int64_t pass, int *head0, int *number, uint8_t **ds) {
-            *head0 = (int)(pass * heads);
-            *number = pass < 0 || pass >= passes ? 0 : (int)(NKV - pass * heads < heads ? NKV - pass * heads : heads);
-            *ds = (uint8_t *)scratch + (*number ? pass % places * heads * head_bytes : 0);
-        };
-        part(key_pass, &p.key_head0, &p.key_heads, &p.key_ds);
-        part(query_pass, &p.query_head0, &p.query_heads, &p.query_ds);
-        p.key_blocks = (int)(B * p.K * p.key_heads); p.query_blocks = (int)(B * p.Q * p.query_heads * quads);
-        cudaLaunchAttribute early;   // may begin before the launch ahead of it has ended: not where its dK, dV blocks write over what that one reads
+    const int key_bytes = (int)sizeof(KeyShared<HD>) + 1024, query_bytes = (int)sizeof(QueryShared<HD>) + 1024;
+    CUDA_CHECK(cudaFuncSetAttribute(attention_backward_keys_kernel<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, key_bytes));
+    CUDA_CHECK(cudaFuncSetAttribute(attention_backward_queries_kernel<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize, query_bytes));
+    p.ds = (uint8_t *)scratch;
+    const int64_t passes = ceil_div(NKV, fit), heads = ceil_div(NKV, passes);
+    for (int64_t head = 0; head < NKV; head += heads) {
+        p.head0 = (int)head; p.heads = (int)(NKV - head < heads ? NKV - head : heads);
+        attention_backward_keys_kernel<HD><<<(unsigned)(B * p.K * p.heads), BWD_THREADS, key_bytes, stream>>>(map_q, map_kv, map_dout, map_out, p);
+        CUDA_CHECK(cudaGetLastError());
+        cudaLaunchAttribute early;   // may begin before the launch ahead of it has ended
         early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
         early.val.programmaticStreamSerializationAllowed = 1;
         cudaLaunchConfig_t config = {};
-        config.gridDim = dim3((unsigned)(p.key_blocks + p.query_blocks)); config.blockDim = dim3(BWD_THREADS); config.dynamicSmemBytes = (size_t)bytes; config.stream = stream;
-        config.attrs = &early; config.numAttrs = p.query_blocks > 0 && (p.key_blocks == 0 || places >= passes);
-        CUDA_CHECK(cudaLaunchKernelEx(&config, attention_backward_kernel_sm90<HD>, map_q, map_kv, map_dout, map_out, p));
-    };
-    for (int64_t i = 0; i <= passes; i++) {
-        if (places > 1 || passes == 1) launch(i, i - 1);
-        else if (i < passes) { launch(i, -1); launch(-1, i); }
+        config.gridDim = dim3((unsigned)(B * p.Q * p.heads * quads)); config.blockDim = dim3(BWD_THREADS); config.dynamicSmemBytes = (size_t)query_bytes; config.stream = stream;
+        config.attrs = &early; config.numAttrs = 1;
+        CUDA_CHECK(cudaLaunchKernelEx(&config, attention_backward_queries_kernel<HD>, map_q, map_out, p));
     }
 }
 
 // dqkv (B*T, W) from dout, out (B*T, NH*HD), lse (B, NH, TP; base 2) and qkv; dsum (B, NH, TP) is written; scratch: at least one key/value head's
-// attention_backward_sm90_scratch bytes, 128-byte aligned. heads_of_pass: 0: as many as seem best
+// attention_backward_sm90_scratch bytes, 128-byte aligned
 static void attention_backward_sm90(bf16 *dqkv, float *dsum, const bf16 *dout, const bf16 *out, const float *lse, const bf16 *qkv, void *scratch, int64_t scratch_bytes, const AttentionPlan *plan, int64_t NH,
-                                    int64_t NKV, int64_t HD, cudaStream_t stream, int64_t heads_of_pass = 0) {
+                                    int64_t NKV, int64_t HD, cudaStream_t stream) {
     CHECK((HD == 64 || HD == 128) && NH % NKV == 0);
-    if (heads_of_pass == 0) heads_of_pass = backward_heads_of_pass(plan, NKV);
     auto *launch = HD == 128 ? attention_backward_sm90_launch<128> : attention_backward_sm90_launch<64>;
-    launch(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, heads_of_pass, stream);
+    launch(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, stream);
 }
 #endif

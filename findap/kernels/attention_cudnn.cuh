@@ -1,7 +1,7 @@
 // attention_cudnn.cuh: cuDNN's attention in the place of ours: an optional backend (-DUSE_CUDNN) and the yardstick, on the same packed arrays.
 //
-// cuDNN reads q, k, v out of qkv (B*T, W) by strides, so nothing is copied; it knows grouped queries, and bf16 with head_dim up to 128. What it does
-// not take in this form is a row of many documents: the callers use it only when every row is one document (attention_cudnn_fits), and
+// cuDNN reads q, k, v out of qkv (B*T, W) by strides, so nothing is copied; it knows grouped queries. What it does not take in
+// this form is a row of many documents: the callers use it only when every row is one document (attention_cudnn_fits), and
 // our kernels otherwise. Its backward pass is asked for its deterministic algorithm: the house promises the same bits twice.
 //
 // cuDNN's statistics are natural logarithms, (B, NH, T); ours are base 2, (B, NH, TP). They are converted on the way out and in again, through
@@ -80,9 +80,9 @@ static CudnnGraph *cudnn_graph(bool backward, int64_t B, int64_t T, int64_t NH, 
     return g;
 }
 
-// one document in every row, and a shape that cuDNN takes
+// one document in every row, and a shape that training meets: ours serve the rest
 static bool attention_cudnn_fits(const AttentionPlan *plan, int64_t HD) {
-    return HD % 8 == 0 && HD <= 128 && plan->visible_pairs == (double)plan->B * (double)plan->T * (double)(plan->T + 1) / 2;
+    return (HD == 64 || HD == 128) && plan->T >= 64 && plan->visible_pairs == (double)plan->B * (double)plan->T * (double)(plan->T + 1) / 2;
 }
 static int64_t cudnn_stats_bytes(int64_t B, int64_t T, int64_t NH) { return ceil_div(B * NH * T * 4, 1024) * 1024; }
 // bytes of workspace for both directions; builds both graphs, so call it before the first step

@@ -158,7 +158,8 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
             for (int i = 0; i < 4; i++) qr[4 * kk + i] = f[i];
         }
         pin(qr);
-        __syncwarp();
+        arrived(qr);                                 // ldmatrix and an mbarrier's arrive go different ways in the chip: without this, Q's place was given back, very
+        __syncwarp();                                // rarely, before it had been read
         release(&sm.q_empty[cw]);
         items++;
     };

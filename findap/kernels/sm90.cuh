@@ -100,6 +100,14 @@ DEVICE void stsm_x4(uint32_t a, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t 
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(a), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
 }
 
+// Waits until loads into these registers have come. pin() is for the compiler only; this is an instruction that reads them all.
+template <int N> DEVICE void arrived(uint32_t (&r)[N]) {
+    uint32_t x = 0;
+    #pragma unroll
+    for (int i = 0; i < N; i++) x ^= r[i];
+    asm volatile("{\n.reg .pred never;\nsetp.eq.u32 never, %0, 0x5eed1e55;\n@never nanosleep.u32 0;\n}" ::"r"(x) : "memory");
+}
+
 DEVICE float2 load_shared(uint32_t a) {
     float2 v;
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
