@@ -392,7 +392,7 @@ template <int HD> static void attention_backward_sm90_launch(bf16 *dqkv, float *
         early.val.programmaticStreamSerializationAllowed = 1;
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3((unsigned)(B * p.Q * p.heads * quads)); config.blockDim = dim3(BWD_THREADS); config.dynamicSmemBytes = (size_t)query_bytes; config.stream = stream;
-        config.attrs = &early; config.numAttrs = 1;
+        config.attrs = &early; config.numAttrs = WARP_ARRIVALS == 1;   // not under racecheck, which cannot follow it
         CUDA_CHECK(cudaLaunchKernelEx(&config, attention_backward_queries_kernel<HD>, map_q, map_out, p));
     }
 }
