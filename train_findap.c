@@ -463,7 +463,12 @@ struct Model {
     Tensor tensors[MAX_TENSORS];
     int num_tensors;
     int64_t num_parameters;
-    float *params, *grads, *moment1, *moment2;   // (num_parameters) each, laid out by the table
+    float *params, *grads;   // (num_parameters), laid out by the table; with ZeRO-3 and -2 there is one place for all layers, used in turn
+    float *moment1, *moment2, *sums, *owned;   // (num_owned): what this rank owns of everything: moments, with ZeRO-2 the gradient's sum, with ZeRO-3 the weights
+    int64_t num_owned, owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS];
+    Comm *comm, alone;       // the ranks; `alone` when there is one
+    int zero;                // ZeRO stage; 0 with one rank
+    int64_t gathered;        // ZeRO-3: the layer whose weights are in params
     float *rope_table;       // (T, HD/2, 2)
     Layer *layers;           // (L)
     float *x;                // (N, C)   what leaves the last layer
@@ -523,12 +528,26 @@ static void define_tensors(Model *m) {
     m->num_parameters = begin + stride * c->num_layers;
     define_tensor(m, "norm", "model.norm.weight", 0, C, false);
     if (!c->tied_embeddings) define_tensor(m, "lm_head", "lm_head.weight", c->vocab_size, C, false);
+    for (int i = 0; i < m->num_tensors; i++) {   // what this rank owns: tensor after tensor
+        int64_t owned_begin, owned_end;
+        model_owned(m, i, &owned_begin, &owned_end);
+        m->owned_offset[i] = m->num_owned;
+        m->owned_stride[i] = owned_end - owned_begin;
+        m->num_owned += (owned_end - owned_begin) * (m->tensors[i].per_layer ? c->num_layers : 1);
+    }
 }
 
-// where tensor `name` of a layer lies in an arena laid out like the parameters; NULL when the family has no such tensor
+// where tensor i of a layer lies in params or grads. `one_layer`: all layers take turns in the place of the first
+static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool one_layer) {
+    const Tensor *t = &m->tensors[i];
+    int64_t skipped = one_layer && !t->per_layer && i > 0 ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0;   // tensor 1 is the first of a layer
+    return t->offset - skipped + (one_layer ? 0 : layer * t->layer_stride);
+}
+static bool one_layer_of(const Model *m, const float *arena) { return m->zero >= (arena == m->params ? 3 : 2); }
+// tensor `name` of a layer; NULL when the family has no such tensor
 static float *tensor_in(const Model *m, float *arena, const char *name, int64_t layer) {
     for (int i = 0; i < m->num_tensors; i++)
-        if (strcmp(m->tensors[i].name, name) == 0) return arena + m->tensors[i].offset + layer * m->tensors[i].layer_stride;
+        if (strcmp(m->tensors[i].name, name) == 0) return arena + tensor_offset(m, i, layer, one_layer_of(m, arena));
     return NULL;
 }
 static float *param(const Model *m, const char *name, int64_t layer) { return tensor_in(m, m->params, name, layer); }
@@ -567,10 +586,14 @@ static int64_t place_activations(Model *m, float *arena) {
     return used;
 }
 
-static void define_model(Model *m, const Config *config, int64_t B, int64_t T, bool training) {
+static void define_model(Model *m, const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *o) {
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->B = B; m->T = T; m->training = training;
+    m->alone.size = 1;
+    m->comm = o && o->comm && o->comm->size > 1 ? o->comm : &m->alone;
+    m->zero = !training || m->comm->size == 1 ? 0 : o->zero ? (int)o->zero : 1;
+    m->gathered = -1;
     m->layers = (Layer *)xcalloc(config->num_layers, sizeof(Layer));
     define_tensors(m);
 }
@@ -583,27 +606,35 @@ bool model_check(const Config *config, const ModelOptions *o, Error *e) {
     return true;
 }
 
+// numbers in params (stage 3) or grads (stage 2): from that ZeRO stage on there is one layer of them
+static int64_t arena_numbers(const Model *m, int stage) {
+    return m->num_parameters - (m->zero >= stage ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0);
+}
+
 int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan) {
-    (void)options;
     Model m;
-    define_model(&m, config, B, T, training);
-    int64_t activations = place_activations(&m, NULL) * (int64_t)sizeof(float) + B * T * (int64_t)sizeof(Span), parameters = m.num_parameters * (int64_t)sizeof(float);
+    define_model(&m, config, B, T, training, options);
+    int64_t size = (int64_t)sizeof(float), activations = place_activations(&m, NULL) * size + B * T * (int64_t)sizeof(Span), parameters = arena_numbers(&m, 3) * size;
+    int64_t gradients = training ? arena_numbers(&m, 2) * size : 0, owned = training ? m.num_owned * (m.zero >= 3 ? 4 : m.zero == 2 ? 3 : 2) * size : 0;
     free(m.layers);
     double MiB = 1048576.0;
-    if (plan && training) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, gradients and moments %.1f MiB, activations %.1f MiB", (double)parameters / MiB, 3 * (double)parameters / MiB, (double)activations / MiB);
+    if (plan && training) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, gradients %.1f MiB, %s %.1f MiB, activations %.1f MiB", (double)parameters / MiB, (double)gradients / MiB,
+                                   m.zero >= 3 ? "moments, sums and weights of this rank" : m.zero == 2 ? "moments and sums of this rank" : m.zero ? "moments of this rank" : "moments", (double)owned / MiB, (double)activations / MiB);
     else if (plan) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, activations %.1f MiB", (double)parameters / MiB, (double)activations / MiB);
-    return activations + parameters * (training ? 4 : 1);
+    return activations + parameters + gradients + owned;
 }
 
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
-    (void)options;
     Model *m = (Model *)xmalloc(sizeof(Model));
-    define_model(m, config, B, T, training);
-    m->params = (float *)xcalloc(m->num_parameters, sizeof(float));
+    define_model(m, config, B, T, training, options);
+    if (m->comm->size == 1) m->comm = &m->alone;   // which is now where it stays
+    m->params = (float *)xcalloc(arena_numbers(m, 3), sizeof(float));
     if (training) {
-        m->grads = (float *)xcalloc(m->num_parameters, sizeof(float));
-        m->moment1 = (float *)xcalloc(m->num_parameters, sizeof(float));
-        m->moment2 = (float *)xcalloc(m->num_parameters, sizeof(float));
+        m->grads = (float *)xcalloc(arena_numbers(m, 2), sizeof(float));
+        m->moment1 = (float *)xcalloc(m->num_owned, sizeof(float));
+        m->moment2 = (float *)xcalloc(m->num_owned, sizeof(float));
+        if (m->zero >= 2) m->sums = (float *)xcalloc(m->num_owned, sizeof(float));
+        if (m->zero >= 3) m->owned = (float *)xcalloc(m->num_owned, sizeof(float));
     }
     m->arena = (float *)xcalloc(place_activations(m, NULL), sizeof(float));
     place_activations(m, m->arena);
@@ -624,7 +655,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
 
 void model_free(Model *m) {
     if (!m) return;
-    free(m->params); free(m->grads); free(m->moment1); free(m->moment2);
+    free(m->params); free(m->grads); free(m->moment1); free(m->moment2); free(m->sums); free(m->owned);
     free(m->arena); free(m->layers); free(m->documents);
     free(m);
 }
@@ -634,18 +665,66 @@ const char *model_notes(const Model *m) { (void)m; return ""; }
 int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
 
-static float *tensor_at(const Model *m, TensorKind kind, int i, int layer) {
-    float *arena = kind == KIND_PARAM ? m->params : kind == KIND_GRAD ? m->grads : kind == KIND_MOMENT1 ? m->moment1 : m->moment2;
-    CHECK(arena && i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1));
-    return arena + m->tensors[i].offset + layer * m->tensors[i].layer_stride;
-}
-static int64_t tensor_count(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
+Comm *model_comm(const Model *m) { return m->comm; }
 
-void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
-    memcpy(out, tensor_at(m, kind, i, layer), (size_t)tensor_count(&m->tensors[i]) * sizeof(float));
+static int64_t tensor_count(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
+void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
+    *begin = shard_begin(m->comm, tensor_count(&m->tensors[i]));
+    *end = shard_end(m->comm, tensor_count(&m->tensors[i]));
 }
-void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {
-    memcpy(tensor_at(m, kind, i, layer), in, (size_t)tensor_count(&m->tensors[i]) * sizeof(float));
+// what this rank owns of a tensor, wherever that is kept
+static float *owned_at(const Model *m, TensorKind kind, int i, int64_t layer) {
+    CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
+    int64_t begin = shard_begin(m->comm, tensor_count(&m->tensors[i])), at = m->owned_offset[i] + layer * m->owned_stride[i];
+    if (kind == KIND_MOMENT1) return m->moment1 + at;
+    if (kind == KIND_MOMENT2) return m->moment2 + at;
+    if (kind == KIND_PARAM) return m->zero >= 3 && m->tensors[i].per_layer ? m->owned + at : m->params + tensor_offset(m, i, layer, m->zero >= 3) + begin;
+    return m->zero >= 2 ? m->sums + at : m->grads + tensor_offset(m, i, layer, false) + begin;
+}
+void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out) { memcpy(out, owned_at(m, kind, i, layer), (size_t)m->owned_stride[i] * sizeof(float)); }
+void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) {
+    memcpy(owned_at(m, kind, i, layer), in, (size_t)m->owned_stride[i] * sizeof(float));
+    m->gathered = -1;
+}
+void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
+    model_get_owned(m, kind, i, layer, out + shard_begin(m->comm, tensor_count(&m->tensors[i])));
+    comm_gather_tensor_f32(m->comm, out, tensor_count(&m->tensors[i]));
+}
+void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {   // every rank is given all of it
+    model_put_owned(m, kind, i, layer, in + shard_begin(m->comm, tensor_count(&m->tensors[i])));
+    if (kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer)) memcpy(m->params + tensor_offset(m, i, layer, m->zero >= 3), in, (size_t)tensor_count(&m->tensors[i]) * sizeof(float));
+}
+// After an update every rank has new weights in what it owns: all get all of them. With ZeRO-3 those of layers only when their turn comes.
+void model_share(Model *m) {
+    m->gathered = -1;
+    for (int i = 0; i < m->num_tensors && m->comm->size > 1; i++)
+        for (int64_t l = 0; l < (m->tensors[i].per_layer ? (m->zero >= 3 ? 0 : m->config.num_layers) : 1); l++)
+            comm_gather_tensor_f32(m->comm, m->params + tensor_offset(m, i, l, m->zero >= 3), tensor_count(&m->tensors[i]));
+}
+// ZeRO-3: a layer's weights are put together before each use
+static void gather_layer(Model *m, int64_t layer) {
+    if (m->zero < 3 || m->gathered == layer) return;
+    for (int i = 0; i < m->num_tensors; i++) {
+        if (!m->tensors[i].per_layer) continue;
+        float *x = m->params + tensor_offset(m, i, layer, true);
+        memcpy(x + shard_begin(m->comm, tensor_count(&m->tensors[i])), owned_at(m, KIND_PARAM, i, layer), (size_t)m->owned_stride[i] * sizeof(float));
+        comm_gather_tensor_f32(m->comm, x, tensor_count(&m->tensors[i]));
+    }
+    m->gathered = layer;
+}
+// Gradients that are complete go to the ranks that own them: those of a layer, or (layer < 0) of tensor i. ZeRO-1 sums micro-batches first and
+// the ranks in the last one; from ZeRO-2 on every micro-batch's are added to what the owner has, and their place is free again.
+static void reduce_tensor(Model *m, int i, int64_t layer) {
+    int64_t n = tensor_count(&m->tensors[i]), part = shard_part(m->comm, n), whole = part * m->comm->size;
+    float *g = m->grads + tensor_offset(m, i, layer, m->zero >= 2);
+    comm_reduce_scatter_f32(m->comm, g, part, "gradients");
+    comm_reduce_f32(m->comm, g + whole, n - whole, m->comm->size - 1, "gradients");
+    if (m->zero < 2) return;
+    add_scaled(owned_at(m, KIND_GRAD, i, layer), g + shard_begin(m->comm, n), 1.0f, m->owned_stride[i]);
+    memset(g, 0, (size_t)n * sizeof(float));
+}
+static void reduce_layer(Model *m, int64_t layer, const Batch *b) {
+    for (int i = 0; i < m->num_tensors && m->comm->size > 1 && (b->last || m->zero >= 2); i++) if (m->tensors[i].per_layer) reduce_tensor(m, i, layer);
 }
 
 void model_init_random(Model *m, uint64_t seed) {
@@ -653,22 +732,25 @@ void model_init_random(Model *m, uint64_t seed) {
         const Tensor *t = &m->tensors[i];
         bool norm = strncmp(t->name, "norm", 4) == 0;
         for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
-            float *p = tensor_at(m, KIND_PARAM, i, (int)l);
+            float *p = (float *)xmalloc(tensor_count(t) * (int64_t)sizeof(float));
             uint64_t stream = (uint64_t)(l * MAX_TENSORS + i);
             #pragma omp parallel for
             for (int64_t j = 0; j < tensor_count(t); j++)
                 p[j] = norm ? 1.0f : t->rows == 0 ? 0.0f : (float)(m->config.initializer_range * random_normal(seed, stream, (uint64_t)j));
+            model_put(m, KIND_PARAM, i, (int)l, p);
+            free(p);
         }
     }
 }
 
 void model_zero_grad(Model *m) {
-    memset(m->grads, 0, (size_t)m->num_parameters * sizeof(float));
+    memset(m->grads, 0, (size_t)arena_numbers(m, 2) * sizeof(float));
+    if (m->sums) memset(m->sums, 0, (size_t)m->num_owned * sizeof(float));
     m->loss = 0;
 }
 void model_zero_moments(Model *m) {
-    memset(m->moment1, 0, (size_t)m->num_parameters * sizeof(float));
-    memset(m->moment2, 0, (size_t)m->num_parameters * sizeof(float));
+    memset(m->moment1, 0, (size_t)m->num_owned * sizeof(float));
+    memset(m->moment2, 0, (size_t)m->num_owned * sizeof(float));
     m->updates = 0;
 }
 
@@ -691,6 +773,7 @@ static void layer_forward(Model *m, int64_t l, float *next, const Batch *b) {
     int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
     int64_t A = NH * HD, W = A + 2 * NKV * HD;
     Layer *y = &m->layers[l];
+    gather_layer(m, l);
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps);
     matmul_forward(y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), N, C, W);   // q, k, v in one
     rope_forward(y->qkv, m->rope_table, b->positions, N, NH, NKV, HD);
@@ -710,6 +793,7 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
     int64_t A = NH * HD, W = A + 2 * NKV * HD;
     Layer *y = &m->layers[l];
+    gather_layer(m, l);
     matmul_backward(m->dact, grad(m, "down", l), NULL, m->dx, y->act, param(m, "down", l), N, F, C);
     swiglu_backward(m->dgate_up, m->dact, y->gate_up, N, F);
     matmul_backward(m->dnorm, grad(m, "gate", l), NULL, m->dgate_up, y->norm2, param(m, "gate", l), N, C, 2 * F);
@@ -771,8 +855,12 @@ void model_backward(Model *m, const Batch *b) {
     int64_t N = b->B * b->T, C = m->config.hidden_size;
     memset(m->dx, 0, (size_t)(N * C) * sizeof(float));
     rmsnorm_backward(m->dx, grad(m, "norm", 0), m->dhidden, m->x, m->rstd, param(m, "norm", 0), N, C);
-    for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
+    for (int64_t l = m->config.num_layers - 1; l >= 0; l--) {
+        layer_backward(m, l, b);
+        reduce_layer(m, l, b);
+    }
     embedding_backward(grad(m, "embed", 0), m->dx, b->tokens, N, C);
+    for (int i = 0; i < m->num_tensors && m->comm->size > 1 && (b->last || m->zero >= 2); i++) if (!m->tensors[i].per_layer) reduce_tensor(m, i, 0);
 }
 
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
@@ -787,7 +875,13 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
 // One optimizer step over everything. The norm is that of the whole gradient; clipping is torch.nn.utils.clip_grad_norm_'s.
 // When the loss or the norm is not finite nothing is changed: one bad batch must not poison the moments for good.
 void model_update(Model *m, const AdamW *opt) {
-    double norm = sqrt(sum_of_squares(m->grads, m->num_parameters));
+    double totals[2] = {m->loss, 0};
+    if (m->comm->size == 1) totals[1] = sum_of_squares(m->grads, m->num_parameters);
+    for (int i = 0; i < m->num_tensors && m->comm->size > 1; i++)
+        for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++) totals[1] += sum_of_squares(owned_at(m, KIND_GRAD, i, l), m->owned_stride[i]);
+    comm_sum_f64(m->comm, totals, 2, "gradient norm");
+    double norm = sqrt(totals[1]);
+    m->loss = totals[0];
     m->result.loss = m->loss;
     m->result.grad_norm = norm;
     m->result.skipped = !isfinite(norm) || !isfinite(m->loss);
@@ -796,13 +890,11 @@ void model_update(Model *m, const AdamW *opt) {
     m->updates++;
     float scale = 1.0f;
     if (opt->grad_clip > 0 && norm + 1e-6 > opt->grad_clip) scale = (float)(opt->grad_clip / (norm + 1e-6));
-    for (int i = 0; i < m->num_tensors; i++) {
-        const Tensor *t = &m->tensors[i];
-        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
-            int64_t at = t->offset + l * t->layer_stride;
-            adamw(m->params + at, m->moment1 + at, m->moment2 + at, m->grads + at, tensor_count(t), opt, m->updates, t->decayed, scale);
-        }
-    }
+    for (int i = 0; i < m->num_tensors; i++)
+        for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++)
+            adamw(owned_at(m, KIND_PARAM, i, l), owned_at(m, KIND_MOMENT1, i, l), owned_at(m, KIND_MOMENT2, i, l), owned_at(m, KIND_GRAD, i, l), m->owned_stride[i], opt, m->updates,
+                  m->tensors[i].decayed, scale);
+    model_share(m);
 }
 
 StepResult model_result(Model *m) {

@@ -21,6 +21,7 @@
 // calls model_head twice: first with coef = NULL for the log-probs, then with the derivative of its own loss.
 #ifndef FINDAP_MODEL_H
 #define FINDAP_MODEL_H
+#include "comm.h"     // defines: Comm
 #include "config.h"   // defines: Config
 
 // One packed micro-batch: B rows of T tokens, row-major. A document starts where position is 0; attention never leaves it.
@@ -30,6 +31,7 @@ typedef struct {
     int32_t *positions;  // (B,T) restart at 0 with every document
     int32_t *targets;    // (B,T) the token to be predicted at this place: tokens[t+1], or -1 where no target is in the document
     float *weights;      // (B,T) loss weight of that target; 0: not trained
+    bool last;           // of this rank's micro-batches of a step: its gradients may go to the other ranks while the rest is still computed
 } Batch;
 
 // One row of the table of tensors; it drives initialisation, loading, saving, AdamW, checkpoints, the gradient norm, tests.
@@ -58,6 +60,8 @@ typedef struct {
     const char *gradients;   // what micro-batches are summed in: "fp32", or "bf16" (rounded stochastically)
     const char *recompute;   // activations computed again in the backward pass instead of being kept: "none", "block" (a layer's all),
                              // any of "swiglu,norm,ffn,qkv" joined by commas, or "auto": the cheapest that fits
+    Comm *comm;              // the ranks among which a step's rows are spread; NULL: one
+    int64_t zero;            // ZeRO stage, with several ranks: 1 shards the optimizer's state, 2 the sums of gradients too, 3 the weights too
 } ModelOptions;
 
 typedef struct {
@@ -83,6 +87,15 @@ const Tensor *model_tensor(const Model *m, int i);
 // copies one tensor (of layer `layer` when per-layer, else 0) from or to the model as fp32, row-major, all of it
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out);
 void model_put(Model *m, TensorKind kind, int i, int layer, const float *in);
+
+// With several ranks model_get is collective: the tensor is put together from all of them. What one rank owns of tensor i, of any layer:
+// numbers [begin, end) (see shard_part in comm.h); the optimizer's state and the exact weights are only there. model_put_owned of
+// KIND_PARAM must be followed by model_share, collective, before the next forward pass.
+void model_owned(const Model *m, int i, int64_t *begin, int64_t *end);
+void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out);
+void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in);
+void model_share(Model *m);
+Comm *model_comm(const Model *m);   // never NULL
 
 void model_init_random(Model *m, uint64_t seed);   // Hugging Face's initialisation: N(0, initializer_range), norms 1, biases 0
 void model_zero_grad(Model *m);

@@ -121,6 +121,25 @@ FN bool save_config(const char *from_dir, const char *to_dir, const char *dtype,
 
 typedef struct { int tensor; int64_t layer, bytes; int shard; } SavePiece;
 
+// With several ranks the first one writes; what the others own of a tensor they give when it asks for it (save_serve), until it asks for
+// none. So a failure on its side cannot leave them waiting.
+FN void save_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
+    int64_t request[2] = {i, layer};
+    comm_request(model_comm(m), request);
+    model_get(m, kind, i, layer, out);
+}
+FN void save_serve(const Model *m) {
+    int64_t largest = 1, request[2] = {-1, 0};
+    for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
+    float *buffer = (float *)xmalloc(largest * (int64_t)sizeof(float));
+    for (;;) {
+        comm_request(model_comm(m), request);
+        if (request[0] < 0) break;
+        model_get(m, KIND_PARAM, (int)request[0], (int)request[1], buffer);
+    }
+    free(buffer);
+}
+
 FN bool save_shard(const Model *m, const SavePiece *pieces, int64_t n, int shard, Dtype dtype, const char *path, float *buffer, void *converted, Error *e) {
     SafetensorsWriter *w = safetensors_writer_new(path);
     safetensors_writer_metadata(w, "format", "pt");
@@ -135,7 +154,7 @@ FN bool save_shard(const Model *m, const SavePiece *pieces, int64_t n, int shard
     bool ok = safetensors_writer_begin(w, e);
     for (int64_t i = 0; ok && i < n; i++) {
         if (pieces[i].shard != shard) continue;
-        model_get(m, KIND_PARAM, pieces[i].tensor, (int)pieces[i].layer, buffer);
+        save_get(m, KIND_PARAM, pieces[i].tensor, (int)pieces[i].layer, buffer);
         safetensor_from_f32(dtype, buffer, tensor_numbers(model_tensor(m, pieces[i].tensor)), converted);
         int64_t numbers = tensor_numbers(model_tensor(m, pieces[i].tensor)), lost = 0;
         if (dtype == DTYPE_F16) for (int64_t k = 0; k < numbers; k++) lost += fabsf(buffer[k]) >= 65520.0f;   // where rounding to half gives infinity
@@ -246,8 +265,8 @@ FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int sha
 
 // Writes m to out_dir so that transformers, vLLM and PEFT load it: weights of type `dtype` ("bfloat16", "float16", "float32") in
 // one file or in shards of at most max_shard_bytes (0: 5e9), config.json of source_dir with that dtype, and the tokenizer's files.
-// What was in out_dir stays usable until the new weights are complete. False with one line in e.
-FN bool model_save_dir(const Model *m, const char *source_dir, const char *out_dir, const char *dtype, int64_t max_shard_bytes, Error *e) {
+// What was in out_dir stays usable until the new weights are complete. False with one line in e. Collective: rank 0 writes.
+FN bool save_dir_alone(const Model *m, const char *source_dir, const char *out_dir, const char *dtype, int64_t max_shard_bytes, Error *e) {
     static const char *const side_files[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
         "tokenizer.model", "chat_template.jinja", "vocab.json", "merges.txt", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", NULL};
     Dtype type = strcmp(dtype, "bfloat16") == 0 ? DTYPE_BF16 : strcmp(dtype, "float16") == 0 ? DTYPE_F16 : DTYPE_F32;
@@ -289,6 +308,17 @@ FN bool model_save_dir(const Model *m, const char *source_dir, const char *out_d
     ok = ok && save_config(source_dir, out_dir, dtype, e) && save_weights(m, pieces, n, shards, type, out_dir, e);
     free(pieces);
     return ok;
+}
+
+FN bool model_save_dir(const Model *m, const char *source_dir, const char *out_dir, const char *dtype, int64_t max_shard_bytes, Error *e) {
+    Comm *c = model_comm(m);
+    bool ok = true;
+    if (c->rank == 0) {
+        int64_t no_more[2] = {-1, 0};
+        ok = save_dir_alone(m, source_dir, out_dir, dtype, max_shard_bytes, e);
+        comm_request(c, no_more);
+    } else save_serve(m);
+    return comm_agree(c, ok, e, "saving the model");
 }
 
 #endif

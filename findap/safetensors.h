@@ -295,18 +295,32 @@ FN void safetensors_writer_tensor(SafetensorsWriter *w, const char *name, Dtype 
     CHECK(json_object_set_new(w->header, name, t) == 0);
 }
 
-FN bool safetensors_writer_begin(SafetensorsWriter *w, Error *e) {
+// all that stands before the data, for one who writes the file himself (findap/checkpoint.h); NULL with an error
+FN uint8_t *safetensors_writer_header(SafetensorsWriter *w, int64_t *bytes, Error *e) {
     if (json_object_size(w->metadata) == 0) json_object_del(w->header, "__metadata__");
     char *text = json_dumps(w->header, JSON_COMPACT | JSON_PRESERVE_ORDER);
     CHECK(text);
     uint64_t length = strlen(text), padded = (length + 7) / 8 * 8;   // the data begins at a multiple of 8
-    uint8_t size[8];
-    for (int i = 0; i < 8; i++) size[i] = (uint8_t)(padded >> (8 * i));
-    bool ok = padded <= MAX_HEADER ? true : fail(e, "%s: the table of tensors is %" PRIu64 " bytes, expected at most %d", w->path, padded, MAX_HEADER);
-    ok = ok && atomic_open(&w->file, w->path, e);
-    w->begun = ok;
-    ok = ok && atomic_write(&w->file, size, 8, e) && atomic_write(&w->file, text, (int64_t)length, e) && atomic_write(&w->file, "       ", (int64_t)(padded - length), e);
+    uint8_t *out = NULL;
+    if (padded > MAX_HEADER) fail(e, "%s: the table of tensors is %" PRIu64 " bytes, expected at most %d", w->path, padded, MAX_HEADER);
+    else {
+        out = (uint8_t *)xmalloc((int64_t)padded + 8);
+        for (int i = 0; i < 8; i++) out[i] = (uint8_t)(padded >> (8 * i));
+        memcpy(out + 8, text, (size_t)length);
+        memset(out + 8 + length, ' ', (size_t)(padded - length));
+        *bytes = (int64_t)padded + 8;
+    }
     free(text);
+    return out;
+}
+
+FN bool safetensors_writer_begin(SafetensorsWriter *w, Error *e) {
+    int64_t bytes = 0;
+    uint8_t *header = safetensors_writer_header(w, &bytes, e);
+    bool ok = header && atomic_open(&w->file, w->path, e);
+    w->begun = ok;
+    ok = ok && atomic_write(&w->file, header, bytes, e);
+    free(header);
     return ok;
 }
 

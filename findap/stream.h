@@ -461,9 +461,30 @@ FN void step_clear(Step *s) { s->rows = s->trained = s->filled = s->documents = 
 
 FN Batch step_batch(const Step *s, int64_t row, int64_t rows) {   // rows [row, row + rows), in place
     Batch b;
-    b.B = rows; b.T = s->T;
+    b.B = rows; b.T = s->T; b.last = row + rows == s->rows;
     b.tokens = s->tokens + row * s->T; b.positions = s->positions + row * s->T; b.targets = s->targets + row * s->T; b.weights = s->weights + row * s->T;
     return b;
+}
+
+// appends row `row` of another step, or a row of documents of one token without targets
+FN void step_copy_row(Step *s, const Step *from, int64_t row) {
+    CHECK(s->rows < s->capacity && s->T == from->T);
+    int64_t to = s->rows * s->T, at = row * s->T, n = s->T;
+    memcpy(s->tokens + to, from->tokens + at, (size_t)n * sizeof *s->tokens);
+    memcpy(s->positions + to, from->positions + at, (size_t)n * sizeof *s->positions);
+    memcpy(s->targets + to, from->targets + at, (size_t)n * sizeof *s->targets);
+    memcpy(s->stream + to, from->stream + at, (size_t)n * sizeof *s->stream);
+    memcpy(s->weights + to, from->weights + at, (size_t)n * sizeof *s->weights);
+    s->rows++;
+}
+FN void step_inert_row(Step *s) {
+    CHECK(s->rows < s->capacity);
+    for (int64_t i = s->rows * s->T; i < (s->rows + 1) * s->T; i++) {
+        s->tokens[i] = s->positions[i] = 0;
+        s->targets[i] = s->stream[i] = -1;
+        s->weights[i] = 0;
+    }
+    s->rows++;
 }
 
 // appends one packed row. What no document fills is an inert stretch: a document of its own, without targets.

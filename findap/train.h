@@ -43,16 +43,19 @@ typedef struct {
     double stage_values[STAGE_NUMBERS], dev_rows;
     bool resume, overwrite, dry_run, quiet, dev_every_given;
     ModelOptions memory;
+    double watchdog;
+    Comm comm;
 } TrainOptions;
 
 FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
-#define TRAIN_FLAGS 42
+#define TRAIN_FLAGS 44
 
 // fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
 FN int train_flags(TrainOptions *o, Flag *flags) {
     static const char *const stage_help[STAGE_NUMBERS] = {"AdamW's weight decay of matrices", "AdamW's beta1", "AdamW's beta2", "AdamW's epsilon",
         "gradient norm limit, 0: none", "peak learning rate", "warmup as a share of the schedule", "end of the decay as a share of --lr", "wsd: the final decay as a share of the schedule"};
     memset(o, 0, sizeof *o);
+    o->memory.zero = 1; o->watchdog = 60;
     o->init = "model"; o->init_seed = 1; o->keep = 2; o->checkpoint_every = 500; o->log_every = 1;
     Recipe r;
     recipe_defaults(&r);
@@ -76,6 +79,8 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         {"--moments", FLAG_STRING, &o->memory.moments, "TYPE", "AdamW's moments: fp32, bf16 or 8bit (GPU)", 0, 0, false},
         {"--gradients", FLAG_STRING, &o->memory.gradients, "TYPE", "what micro-batches are summed in: fp32 or bf16 (GPU)", 0, 0, false},
         {"--recompute", FLAG_STRING, &o->memory.recompute, "WHAT", "instead of kept: none, some of swiglu,norm,ffn,qkv, block, or auto (GPU)", 0, 0, false},
+        {"--zero", FLAG_INT, &o->memory.zero, "N", "ZeRO stage with several ranks: 1 shards moments, 2 gradients too, 3 weights too", 1, 3, false},
+        {"--watchdog", FLAG_DOUBLE, &o->watchdog, "SECONDS", "end the job when a rank lets the others wait so long, 0: never", 0, 1e9, false},
         {"--schedule", FLAG_STRING, &o->schedule, "NAME", "linear, cosine, constant, wsd", 0, 0, false},
         {"--packing", FLAG_STRING, &o->packing, "NAME", "best-fit, or next-fit as in the original recipe", 0, 0, false},
         {"--seed", FLAG_INT, &o->seed, "N", "of the data order", 0, big, false},
@@ -232,6 +237,9 @@ typedef struct {
     Step steps_held[2];     // the step on its way and, with late results, the one before it
     float *logp_held[2];    // (rows of a step, T) log-probs of their targets
     float *coef;            // (micro_rows, T)
+    Comm *comm;
+    Step shared[2];         // with several ranks: this rank's rows of the steps held (the steps themselves are all ranks')
+    int *owner;             // (rows of a step) the rank that last got each row
     TrainPending pending[2];
     int num_pending;        // steps whose results were not read yet
     double last_finish;     // when a step's results were last read
@@ -242,12 +250,14 @@ typedef struct {
     Progress progress;
     json_t *identity;
     int64_t steps, saved_step, process_steps;   // of all stages; of the newest checkpoint; done by this process
+    CheckpointWriter writer;
 } Train;
 
 FN void train_free(Train *t) {
+    checkpoint_free(&t->writer);
     if (t->model) model_free(t->model);
-    for (int i = 0; i < 2; i++) { step_free(&t->steps_held[i]); model_host_free(t->logp_held[i]); }
-    free(t->coef); free(t->losses); free(t->progress.dev);
+    for (int i = 0; i < 2; i++) { step_free(&t->steps_held[i]); step_free(&t->shared[i]); model_host_free(t->logp_held[i]); }
+    free(t->coef); free(t->losses); free(t->owner); free(t->progress.dev);
     json_decref(t->identity);
     log_close(&t->log);
 }
@@ -256,6 +266,33 @@ FN int64_t train_all_steps(const Data *d) {
     int64_t n = 0;
     for (int i = 0; i < d->recipe->num_stages; i++) n += d->stages[i].stop;
     return n;
+}
+
+// This rank's rows of a step, which every rank has laid out whole: the same rows in the same order whatever the number of ranks. Rows are
+// given out by falling attention work (visible pairs), each to the rank that has least so far, so many to each; and a rank that has fewer gets an
+// inert one (documents of one token, no target), so that all ranks run the same number of micro-batches and meet in the same collectives.
+FN const Step *train_share(Train *t, const Step *s, Step *mine) {
+    const Comm *c = t->comm;
+    if (c->size == 1) return s;
+    int64_t rows = s->rows, most = (rows + c->size - 1) / c->size;
+    double *work = (double *)xcalloc(rows, sizeof(double)), *load = (double *)xcalloc(c->size, sizeof(double));
+    int64_t *given = (int64_t *)xcalloc(c->size, sizeof(int64_t));
+    for (int64_t r = 0; r < rows; r++) t->owner[r] = -1;
+    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T] += (double)s->positions[i] + 1;
+    for (int64_t k = 0; k < rows; k++) {
+        int64_t heaviest = -1;
+        for (int64_t r = 0; r < rows; r++) if (t->owner[r] < 0 && (heaviest < 0 || work[r] > work[heaviest])) heaviest = r;
+        int lightest = -1;
+        for (int r = 0; r < c->size; r++) if (given[r] < most && (lightest < 0 || load[r] < load[lightest])) lightest = r;
+        t->owner[heaviest] = lightest;
+        given[lightest]++;
+        load[lightest] += work[heaviest];
+    }
+    step_clear(mine);
+    for (int64_t r = 0; r < rows; r++) if (t->owner[r] == c->rank) step_copy_row(mine, s, r);
+    while (mine->rows < most) step_inert_row(mine);
+    free(work); free(load); free(given);
+    return mine;
 }
 
 // Forward, and with `trained` > 0 backward, over the rows of a step in micro-batches; log-probs go to logp (rows, T), complete
@@ -290,6 +327,13 @@ FN double train_sum(const Step *s, const float *logp, double *sums, int64_t *cou
     return sum;
 }
 
+// the same of all ranks
+FN void train_total(Train *t, double *sum, double *sums, int64_t *counts, int num_streams) {
+    comm_sum_f64(t->comm, sum, 1, "losses");
+    comm_sum_f64(t->comm, sums, num_streams, "losses");
+    comm_sum_i64(t->comm, counts, num_streams, "losses");
+}
+
 // sums and counts into t->losses under the streams' names
 FN void train_losses(Train *t, const StageData *s, const double *sums, const int64_t *counts) {
     for (int k = 0; k < s->num_streams; k++) {
@@ -299,6 +343,9 @@ FN void train_losses(Train *t, const StageData *s, const double *sums, const int
     }
 }
 
+// Was any rank asked to stop? All take the same decision.
+FN bool train_stopping(Train *t) { return comm_max_i64(t->comm, train_stop_signal, "the end of a step") != 0; }
+
 // Gives the model one step at the cursor, and moves the cursor.
 FN void train_issue(Train *t) {
     Progress *p = &t->progress;
@@ -306,6 +353,7 @@ FN void train_issue(Train *t) {
     const RecipeStage *r = &t->recipe->stages[p->stage];
     TrainPending *q = &t->pending[t->num_pending++];
     StepRecord *record = &q->record;
+    const Step *mine;
     memset(q, 0, sizeof *q);
     q->stage = s;
     q->slot = (int)(t->issued++ % 2);
@@ -315,8 +363,9 @@ FN void train_issue(Train *t) {
     Schedule schedule = {r->schedule, r->lr, r->warmup, r->floor, r->decay, s->horizon};
     record->lr = schedule_lr(&schedule, p->stage_step);
     if (step->trained > 0) {   // rows without any target teach nothing; AdamW on a zero gradient would still decay
+        mine = train_share(t, step, &t->shared[q->slot]);
         model_zero_grad(t->model);
-        train_pass(t, step, step->trained, t->logp_held[q->slot], NULL);
+        train_pass(t, mine, step->trained, t->logp_held[q->slot], NULL);
         // how many updates there were is only known late; the model counts on from where it was told once
         AdamW opt = {record->lr, r->beta1, r->beta2, r->eps, r->weight_decay, r->grad_clip, t->count_given ? 0 : p->adam_t + 1};
         t->count_given = true;
@@ -343,8 +392,12 @@ FN bool train_finish(Train *t, double *sums, int64_t *counts, Error *e) {
     memset(sums, 0, (size_t)q.stage->num_streams * sizeof *sums);
     memset(counts, 0, (size_t)q.stage->num_streams * sizeof *counts);
     if (step->trained > 0) {
+        comm_wait_begin(t->comm, "a step on the GPU", false);
         StepResult result = model_result(t->model);
-        record->loss = train_sum(step, t->logp_held[q.slot], sums, counts) / (double)step->trained;
+        comm_wait_end(t->comm);
+        double sum = train_sum(t->comm->size == 1 ? step : &t->shared[q.slot], t->logp_held[q.slot], sums, counts);
+        train_total(t, &sum, sums, counts, q.stage->num_streams);
+        record->loss = sum / (double)step->trained;
         record->grad_norm = result.grad_norm;
         record->skipped = result.skipped;
         if (result.skipped) { p->skipped_total++; p->skipped_in_a_row++; }
@@ -369,18 +422,21 @@ FN bool train_finish_all(Train *t, double *sums, int64_t *counts, Error *e) {
 // writes the model as a Hugging Face directory that appears, or replaces `path`, in one rename
 FN bool train_save_best(Train *t, Error *e) {
     char *path = path_join(t->options->out, "best"), *temporary = path_join(t->options->out, "best.tmp");
-    remove_directory(temporary);
-    bool ok = make_directory(temporary, e) && model_save_dir(t->model, t->options->model, temporary, t->options->save_dtype ? t->options->save_dtype : t->config->dtype, 5000000000ll, e);
-    if (ok && !is_directory(path)) ok = rename(temporary, path) == 0 || fail(e, "%s: cannot be renamed: %s", temporary, strerror(errno));
-    else if (ok) {
+    bool first = t->comm->rank == 0;
+    if (first) remove_directory(temporary);
+    bool ok = model_save_dir(t->model, t->options->model, temporary, t->options->save_dtype ? t->options->save_dtype : t->config->dtype, 5000000000ll, e);
+    if (first && ok && !is_directory(path)) ok = rename(temporary, path) == 0 || fail(e, "%s: cannot be renamed: %s", temporary, strerror(errno));
+    else if (first && ok) {
         const unsigned exchange = 2;   // RENAME_EXCHANGE: at no instant is there no best
         if (syscall(SYS_renameat2, AT_FDCWD, temporary, AT_FDCWD, path, exchange) != 0) {   // not every file system can
             remove_directory(path);
             ok = rename(temporary, path) == 0 || fail(e, "%s: cannot be renamed: %s", temporary, strerror(errno));
         }
     }
-    ok = ok && sync_directory_of(path, e);
-    remove_directory(temporary);
+    if (first) {
+        ok = ok && sync_directory_of(path, e);
+        remove_directory(temporary);
+    }
     free(path); free(temporary);
     return ok;
 }
@@ -391,19 +447,22 @@ FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
     Progress *p = &t->progress;
     StageData *s = &t->data->stages[p->stage];
     double begin = seconds_now(), sum = 0;
-    int64_t targets = 0;
+    int64_t targets = 0, most = t->recipe->micro_rows * t->comm->size;
+    if (most > t->steps_held[0].capacity) most = t->steps_held[0].capacity;
     memset(sums, 0, (size_t)s->num_streams * sizeof *sums);
     memset(counts, 0, (size_t)s->num_streams * sizeof *counts);
     for (int64_t row = 0; row < s->dev.num_rows;) {
-        if (train_stop_signal) return;
+        if (train_stopping(t)) return;
         Step *step = &t->steps_held[0];   // no step is on its way
         step_clear(step);
-        while (step->rows < t->recipe->micro_rows && row < s->dev.num_rows) step_add_row(step, t->data, s->dev_pieces, &s->dev, row++);
+        while (step->rows < most && row < s->dev.num_rows) step_add_row(step, t->data, s->dev_pieces, &s->dev, row++);
         targets += step->trained;
-        train_pass(t, step, 0, t->logp_held[0], NULL);
+        const Step *mine = train_share(t, step, &t->shared[0]);
+        train_pass(t, mine, 0, t->logp_held[0], NULL);
         model_wait(t->model);
-        sum += train_sum(step, t->logp_held[0], sums, counts);
+        sum += train_sum(mine, t->logp_held[0], sums, counts);
     }
+    train_total(t, &sum, sums, counts, s->num_streams);
     double loss = targets ? sum / (double)targets : NAN;
     p->dev_stage_step = p->stage_step;
     progress_dev_add(p, loss);
@@ -413,13 +472,31 @@ FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
     train_losses(t, s, sums, counts);
     log_dev(&t->log, t->recipe->stages[p->stage].name, p->step, p->stage_step, loss, targets, p->best_dev, seconds_now() - begin, t->losses, s->num_streams);
     Error e;
-    if (best && p->step > 0 && !train_save_best(t, &e)) warn("the best model was not saved: %s", e.text);
+    if (best && p->step > 0 && !train_save_best(t, &e) && t->comm->rank == 0) warn("the best model was not saved: %s", e.text);
 }
 
-FN bool train_checkpoint(Train *t, Error *e) {
+FN void train_checkpoint_failed(const Train *t, int64_t step, const Error *why) {
+    if (t->comm->rank == 0) warn("no checkpoint of step %" PRId64 ": %s ---> the run goes on, the last good checkpoint is untouched", step, why->text);
+}
+// Is the checkpoint that is being written on the disk? Collective while there is one. False: it could not be written and is given up.
+FN bool train_checkpoint_poll(Train *t, bool wait, Error *e) {
+    bool committed = false;
+    if (!t->writer.pending) return true;
+    if (!checkpoint_poll(&t->writer, wait, &committed, e)) return false;
+    if (!committed) return true;
+    t->saved_step = t->writer.committed_step;
+    log_say(&t->log, "checkpoint of step %" PRId64 " in %.1f s, of which training stood still for %.1f s\n", t->saved_step, t->writer.seconds, t->writer.blocked);
+    return true;
+}
+// A checkpoint of the present state. wait: until it is on the disk; else a thread writes it while training goes on.
+FN bool train_checkpoint(Train *t, bool wait, Error *e) {
+    Error why;
+    int64_t pending = t->writer.step;
+    if (!train_checkpoint_poll(t, true, &why)) train_checkpoint_failed(t, pending, &why);
     if (t->saved_step == t->progress.step) return true;
     double begin = seconds_now();
-    if (!checkpoint_save(t->options->out, t->model, &t->progress, t->identity, t->options->keep, e)) return false;
+    if (!checkpoint_begin(&t->writer, t->options->out, t->model, &t->progress, t->identity, t->options->keep, wait, e)) return false;
+    if (!wait) return true;
     t->saved_step = t->progress.step;
     log_say(&t->log, "checkpoint of step %" PRId64 " in %.1f s\n", t->progress.step, seconds_now() - begin);
     return true;
@@ -437,15 +514,15 @@ FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
             p->best_dev = INFINITY; p->dev_without_gain = 0; p->best_dev_step = -1; p->dev_stage_step = -1;
         }
         for (;;) {
-            bool last = p->stage_step >= s->stop;
+            bool last = p->stage_step >= s->stop, stopping = train_stopping(t);
             bool asked = t->options->stop_after_steps > 0 && t->process_steps >= t->options->stop_after_steps;
             bool evaluate = dev && p->dev_stage_step != p->stage_step && (last || p->stage_step % t->recipe->dev_every == 0);
-            if ((last || evaluate || asked || train_stop_signal) && !train_finish_all(t, sums, counts, e)) return 1;
-            if (evaluate) train_evaluate(t, sums, counts);
+            if ((last || evaluate || asked || stopping) && !train_finish_all(t, sums, counts, e)) return 1;
+            if (evaluate) { train_evaluate(t, sums, counts); stopping = train_stopping(t); }
             bool enough = dev && t->recipe->dev_patience > 0 && p->dev_without_gain >= t->recipe->dev_patience;
-            if (train_stop_signal || (asked && !last)) {
-                if (!train_finish_all(t, sums, counts, e) || !train_checkpoint(t, e)) return 1;
-                log_say(&t->log, "stopped after step %" PRId64 " by %s ---> the same command with --resume goes on\n", p->step, train_stop_signal ? strsignal(train_stop_signal) : "--stop-after-steps");
+            if (stopping || (asked && !last)) {
+                if (!train_finish_all(t, sums, counts, e) || !train_checkpoint(t, true, e)) return 1;
+                log_say(&t->log, "stopped after step %" PRId64 " by %s ---> the same command with --resume goes on\n", p->step, train_stop_signal ? strsignal(train_stop_signal) : stopping ? "a signal to another rank" : "--stop-after-steps");
                 return EXIT_STOPPED;
             }
             if (enough && !last) log_say(&t->log, "stage %s ends at step %" PRId64 ": no lower dev loss in %" PRId64 " evaluations, the best was %.4f at step %" PRId64 "\n",
@@ -457,8 +534,9 @@ FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
             if (due || !FINDAP_RESULTS_LATE) { if (!train_finish_all(t, sums, counts, e)) return 1; }
             else if (t->num_pending == 2 && !train_finish(t, sums, counts, e)) return 1;
             Error why;
-            if (due && !train_checkpoint(t, &why))
-                warn("no checkpoint of step %" PRId64 ": %s ---> the run goes on, the last good checkpoint is untouched", p->step, why.text);
+            int64_t pending = t->writer.step;
+            if (!train_checkpoint_poll(t, false, &why)) train_checkpoint_failed(t, pending, &why);
+            if (due && !train_checkpoint(t, false, &why)) train_checkpoint_failed(t, p->step, &why);
         }
         if (p->stage + 1 == t->recipe->num_stages) return 0;
         p->stage++;
@@ -504,15 +582,31 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     Model *m = t->model;
     int64_t epoch = 0, row = 0, V = t->config->vocab_size;
     step_fill(&t->steps_held[0], t->data, 0, &epoch, &row);
-    const Step *s = &t->steps_held[0];
-    if (s->trained == 0) return fail(e, "the first step has no trained target ---> is this the right data?");
+    const Step *all = &t->steps_held[0], *s = train_share(t, all, &t->shared[0]);
+    bool first = t->comm->rank == 0;
+    if (all->trained == 0) return fail(e, "the first step has no trained target ---> is this the right data?");
     int64_t places = s->rows * s->T, one = 1, shape[3] = {s->rows, s->T, V}, logits_bytes = 0;
     bool with_logits = mul_size(places, V * 4, &logits_bytes) && logits_bytes < (1ll << 30);
     float *logits = with_logits ? (float *)xmalloc(logits_bytes) : NULL, *scratch = (float *)xmalloc(model_largest_tensor(m) * (int64_t)sizeof(float));
     model_zero_grad(m);
-    train_pass(t, s, s->trained, t->logp_held[0], logits);
+    train_pass(t, s, all->trained, t->logp_held[0], logits);
     model_wait(m);
-    float loss = (float)(train_sum(s, t->logp_held[0], sums, counts) / (double)s->trained);
+    double sum = train_sum(s, t->logp_held[0], sums, counts);
+    comm_sum_f64(t->comm, &sum, 1, "the loss");
+    float loss = (float)(sum / (double)all->trained);
+    if (s != all) {   // all rows in the step's order
+        int64_t row_bytes = all->T * V * 4, next = 0;
+        places = all->rows * all->T; shape[0] = all->rows;
+        with_logits = mul_size(places, V * 4, &logits_bytes) && logits_bytes < (1ll << 30);
+        float *together = with_logits ? (float *)xmalloc(logits_bytes) : NULL;
+        for (int64_t r = 0; r < all->rows && with_logits; r++) {
+            if (t->owner[r] == t->comm->rank) memcpy(together + r * all->T * V, logits + next++ * all->T * V, (size_t)row_bytes);
+            comm_broadcast(t->comm, together + r * all->T * V, row_bytes, t->owner[r], "logits");
+        }
+        free(logits);
+        logits = together;
+        s = all;
+    }
     SafetensorsWriter *w = safetensors_writer_new(t->options->dump);
     safetensors_writer_metadata(w, "format", "findap-dump-1");
     safetensors_writer_tensor(w, "loss", DTYPE_F32, 1, &one);
@@ -523,18 +617,19 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     if (with_logits) safetensors_writer_tensor(w, "logits", DTYPE_F32, 3, shape);
     for (int i = 0; i < model_num_tensors(m); i++)
         for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) tensor_declare(w, model_tensor(m, i), l, "grad.");
-    bool ok = safetensors_writer_begin(w, e) && safetensors_writer_data(w, &loss, 4, e) && safetensors_writer_data(w, s->tokens, places * 4, e) &&
+    bool ok = !first || (safetensors_writer_begin(w, e) && safetensors_writer_data(w, &loss, 4, e) && safetensors_writer_data(w, s->tokens, places * 4, e) &&
               safetensors_writer_data(w, s->positions, places * 4, e) && safetensors_writer_data(w, s->targets, places * 4, e) && safetensors_writer_data(w, s->weights, places * 4, e) &&
-              (!with_logits || safetensors_writer_data(w, logits, logits_bytes, e));
-    for (int i = 0; i < model_num_tensors(m) && ok; i++)
-        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)) && ok; l++) {
-            model_get(m, KIND_GRAD, i, (int)l, scratch);
-            ok = safetensors_writer_data(w, scratch, tensor_numbers(model_tensor(m, i)) * 4, e);
+              (!with_logits || safetensors_writer_data(w, logits, logits_bytes, e)));
+    for (int i = 0; i < model_num_tensors(m); i++)
+        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) {
+            model_get(m, KIND_GRAD, i, (int)l, scratch);   // all ranks, whatever became of the file
+            ok = ok && (!first || safetensors_writer_data(w, scratch, tensor_numbers(model_tensor(m, i)) * 4, e));
         }
-    if (ok) ok = safetensors_writer_commit(w, e);
+    if (ok && first) ok = safetensors_writer_commit(w, e);
     else safetensors_writer_abandon(w);
+    ok = comm_agree(t->comm, ok, e, "writing the dump");
     free(logits); free(scratch);
-    if (ok) fprintf(stderr, "%s: loss %.6f over %" PRId64 " trained targets, %" PRId64 " x %" PRId64 " places%s\n", t->options->dump, loss, s->trained, s->rows, s->T,
+    if (ok && first) fprintf(stderr, "%s: loss %.6f over %" PRId64 " trained targets, %" PRId64 " x %" PRId64 " places%s\n", t->options->dump, loss, s->trained, s->rows, s->T,
                     with_logits ? "" : "; no logits: they would take 1 GiB or more");
     return ok;
 }
@@ -573,6 +668,8 @@ FN bool train_make_model(Train *t, Error *e) {
     int64_t rows = r->step_tokens / r->seq_len > r->micro_rows ? r->step_tokens / r->seq_len : r->micro_rows;   // a step's, or an evaluation's
     for (int i = 0; i < 2; i++) {
         step_new(&t->steps_held[i], rows, r->seq_len);
+        if (i == 0) t->owner = (int *)xcalloc(rows, sizeof(int));
+        if (t->comm->size > 1) step_new(&t->shared[i], rows / t->comm->size + 1, r->seq_len);
         t->logp_held[i] = (float *)model_host_alloc(rows * r->seq_len * (int64_t)sizeof(float));
     }
     t->coef = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
@@ -597,6 +694,7 @@ FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
         if (p->row > t->data->stages[p->stage].packing.num_rows) return fail(e, "%s: the checkpoint's row %" PRId64 " is beyond the epoch", o->out, p->row);
         log_say(&t->log, "resumed after step %" PRId64 ": stage %s, epoch %" PRId64 ", row %" PRId64 "\n", p->step, t->recipe->stages[p->stage].name, p->epoch, p->row);
     }
+    if (o->checkpoint_every > 0 && o->checkpoint_every < t->steps - t->progress.step) checkpoint_prepare(&t->writer, t->model);
     t->log.start = seconds_now();
     t->log.first_step = t->progress.step;
     json_t *j = json_object(), *command = json_array();
@@ -618,38 +716,50 @@ FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
     return true;
 }
 
+// what every rank does for itself before anything is made
+FN bool train_open(Train *t, Error *e) {
+    const TrainOptions *o = t->options;
+    Recipe *recipe = t->recipe;
+    int64_t dev = 0;
+    if (!model_check(t->config, &o->memory, e) || !data_open(t->data, recipe, t->config->vocab_size, e)) return false;
+    for (int i = 0; i < recipe->num_stages; i++) dev += t->data->stages[i].dev.num_rows;
+    if (recipe->seq_len > t->config->max_position) return fail(e, "seq_len is %" PRId64 ", the model has %" PRId64 " positions ---> use shorter rows: --seq-len %" PRId64, recipe->seq_len, t->config->max_position, t->config->max_position);
+    if (dev == 0 && recipe->dev_patience > 0) return fail(e, "patience is %" PRId64 ", but there is no dev data ---> hold some out with --dev-rows", recipe->dev_patience);
+    if (dev == 0 && o->dev_every_given) return fail(e, "--dev-every has no effect here: there is no dev data ---> hold some out with --dev-rows");
+    return true;
+}
+
 FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv, Error *e) {
     Config config;
     Data data;
     Train t;
     memset(&t, 0, sizeof t);
     memset(&data, 0, sizeof data);
-    t.options = o; t.recipe = recipe; t.data = &data; t.config = &config;
+    Comm *c = &o->comm;
+    t.options = o; t.recipe = recipe; t.data = &data; t.config = &config; t.comm = c;
+    t.log.quiet = o->quiet;
     int result = 1, most = 1;
     double *sums = NULL;
-    int64_t *counts = NULL, dev = 0;
-    if (!config_load(o->model, &config, e) || !model_check(&config, &o->memory, e) || !data_open(&data, recipe, config.vocab_size, e)) goto end;
-    for (int i = 0; i < recipe->num_stages; i++) {
-        if (data.stages[i].num_streams > most) most = data.stages[i].num_streams;
-        dev += data.stages[i].dev.num_rows;
-    }
-    if (recipe->seq_len > config.max_position) { fail(e, "seq_len is %" PRId64 ", the model has %" PRId64 " positions ---> use shorter rows: --seq-len %" PRId64, recipe->seq_len, config.max_position, config.max_position); goto end; }
-    if (dev == 0 && recipe->dev_patience > 0) { fail(e, "patience is %" PRId64 ", but there is no dev data ---> hold some out with --dev-rows", recipe->dev_patience); goto end; }
-    if (dev == 0 && o->dev_every_given) { fail(e, "--dev-every has no effect here: there is no dev data ---> hold some out with --dev-rows"); goto end; }
+    int64_t *counts = NULL;
+    bool first = c->rank == 0;
+    if (!comm_agree(c, config_load(o->model, &config, e) && train_open(&t, e), e, "opening the data")) goto end;
+    for (int i = 0; i < recipe->num_stages; i++) if (data.stages[i].num_streams > most) most = data.stages[i].num_streams;
     t.steps = train_all_steps(&data);
     if (!o->quiet) train_print_plan(&t);
     if (o->dry_run) { result = 0; goto end; }
     sums = (double *)xcalloc(most, sizeof(double));
     counts = (int64_t *)xcalloc(most, sizeof(int64_t));
     t.losses = (StreamLoss *)xcalloc(most, sizeof(StreamLoss));
-    train_check_tokenizer(&t);
-    if (!o->dump && !train_out_check(o, e)) goto end;
-    if (!train_identity(&t, e) || !train_make_model(&t, e)) goto end;
-    if (!o->dump && !train_out_directory(o, &t.log, e)) goto end;
+    if (first) train_check_tokenizer(&t);
+    if (!comm_agree(c, (!first || o->dump || train_out_check(o, e)) && train_identity(&t, e), e, "looking at --out")) goto end;
+    if (!comm_agree(c, train_make_model(&t, e), e, "making the model")) goto end;
+    if (!comm_agree(c, !first || o->dump || train_out_directory(o, &t.log, e), e, "making --out")) goto end;
     if (o->dump) { result = train_dump(&t, sums, counts, e) ? 0 : 1; goto end; }
-    if (!train_begin(&t, argc, argv, e)) goto end;
+    if (!comm_agree(c, train_begin(&t, argc, argv, e), e, "beginning")) goto end;
     result = train_run(&t, sums, counts, e);
-    if (result == 0 && (!train_checkpoint(&t, e) || !model_save_dir(t.model, o->model, o->out, o->save_dtype ? o->save_dtype : config.dtype, 5000000000ll, e))) result = 1;
+    Error lost;
+    if (result == 1) train_checkpoint_poll(&t, true, &lost);   // a run that ends in an error, on all ranks, leaves its last checkpoint
+    if (result == 0 && (!train_checkpoint(&t, true, e) || !model_save_dir(t.model, o->model, o->out, o->save_dtype ? o->save_dtype : config.dtype, 5000000000ll, e))) result = 1;
     if (result == 0) {
         json_t *j = json_pack("{s:s,s:I,s:I,s:I,s:I}", "event", "done", "step", (json_int_t)t.progress.step, "tokens_total", (json_int_t)t.progress.tokens_total,
                               "trained_targets_total", (json_int_t)t.progress.trained_total, "skipped_steps_total", (json_int_t)t.progress.skipped_total);
@@ -678,6 +788,7 @@ FN int train_main(int argc, char **argv) {
     action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);   // mpirun passes this one on to every rank
     TrainOptions o;
     Recipe recipe;
     memset(&recipe, 0, sizeof recipe);
@@ -686,15 +797,19 @@ FN int train_main(int argc, char **argv) {
     bool help = false;
     Error e;
     e.text[0] = 0;
-    if (!flags_parse(argc, argv, 1, flags, n, NULL, &help, &e)) goto end;
+    if (!comm_begin(&o.comm, 60, &e) || !flags_parse(argc, argv, 1, flags, n, NULL, &help, &e)) goto end;
+    o.comm.deadline = o.watchdog;
+    o.memory.comm = &o.comm;
     if (help) {
-        flags_help("train_findap --model DIR (--recipe FILE | --data SHARD...) --out DIR [flags]",
+        if (o.comm.rank == 0) flags_help("train_findap --model DIR (--recipe FILE | --data SHARD...) --out DIR [flags]",
                    "Joint continual pre-training and instruction tuning. A Hugging Face directory in, the same out.\n"
                    "Exit status: 0 done, 1 error, 3 stopped with a checkpoint (go on with --resume).", flags, n);
         result = 0;
         goto end;
     }
     if (!train_check_flags(&o, flags, n, &e)) goto end;
+    if (o.comm.size == 1 && (!flag_unused(flags, n, "--zero", "there is one rank", &e) || !flag_unused(flags, n, "--watchdog", "there is one rank", &e))) goto end;
+    if (o.comm.rank > 0) o.quiet = true;
     if (!o.quiet) log_banner(FINDAP_DEVICE, argc, argv);
     if (o.recipe && !recipe_load(o.recipe, &recipe, &e)) goto end;
     if (!o.recipe) recipe_from_data(&o.data, &o.dev_data, &recipe);
@@ -707,7 +822,8 @@ FN int train_main(int argc, char **argv) {
     o.dev_every_given = flag_given(flags, n, "--dev-every");
     result = train_with_recipe(&o, &recipe, argc, argv, &e);
 end:
-    if (result == 1) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
+    if (result == 1 && o.comm.rank == 0) fprintf(stderr, "%s: error: %s\n", program_name, e.text);   // all ranks have the same
+    comm_end(&o.comm);
     recipe_free(&recipe);
     free(o.data.items);
     free(o.dev_data.items);

@@ -175,7 +175,7 @@ static void packed_equals_separate(void **state) {   // log-probs and gradients;
         int64_t N = c.batch.B * c.batch.T;
         for (int64_t begin = 0, end; begin < N; begin = end) {
             for (end = begin + 1; end < N && end % c.batch.T != 0 && c.batch.positions[end] != 0; end++) {}
-            Batch b = {1, end - begin, c.batch.tokens + begin, c.batch.positions + begin, c.batch.targets + begin, c.batch.weights + begin};
+            Batch b = {1, end - begin, c.batch.tokens + begin, c.batch.positions + begin, c.batch.targets + begin, c.batch.weights + begin, true};
             float logp[64];
             model_forward(alone, &b);
             model_head(alone, &b, c.coef + begin, logp);
@@ -213,7 +213,7 @@ static void micro_batching_does_not_change_the_gradient(void **state) {
     for (int rows = 16; rows >= 1; rows /= 4) {
         model_zero_grad(c.model);
         for (int r = 0; r < ROWS; r += rows) {
-            Batch b = {rows, T, tokens + r * T, positions + r * T, targets + r * T, weights + r * T};
+            Batch b = {rows, T, tokens + r * T, positions + r * T, targets + r * T, weights + r * T, true};
             model_forward(c.model, &b);
             model_head(c.model, &b, coef + r * T, logp + r * T);
             model_backward(c.model, &b);

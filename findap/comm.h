@@ -1,0 +1,275 @@
+// comm.h: the processes of one job, and what they say to each other on the host: one process a rank, started by mpirun or srun. MPI carries it;
+// without MPI, or when the program was started alone, there is one rank and every function returns at once. On GPUs NCCL moves
+// gradients and weights (findap/kernels/nccl.cuh); the CPU twin moves them here too.
+//
+// Every function but comm_abort is collective: all ranks call it, in the same order. Sums are made in rank order on every rank, so all ranks get the
+// same bits and take the same decisions: a loop that branches on them cannot fall apart.
+//
+// A rank that is gone or hangs. When a process dies, mpirun and srun end the others. When one hangs, the others wait in a collective: a watchdog
+// thread sees that a wait has lasted longer than `deadline` seconds, says so, and ends the job with MPI_Abort. Waits that may rightly be long (one rank
+// writes a file, the others wait) are marked patient.
+#ifndef FINDAP_COMM_H
+#define FINDAP_COMM_H
+#include "common.h"    // defines: die, fail, Error
+#include <pthread.h>
+#ifdef FINDAP_MPI
+#ifndef OMPI_SKIP_MPICXX
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
+#endif
+#include <mpi.h>       // defines: MPI_*
+#endif
+
+typedef struct {
+    int rank, size, local_rank;      // local_rank: among the ranks of this host
+    bool parallel;                   // MPI was started
+    double deadline;                 // seconds that a wait may last, 0: for ever
+    // the watchdog's: when the wait now in progress began (0: none, or a patient one), and what for
+    pthread_t watchdog;
+    volatile double waiting_since;
+    const char *volatile waiting_for;
+    volatile bool ending;
+} Comm;
+
+__attribute__((noreturn)) FN void comm_abort(const Comm *c, int status) {
+    fflush(NULL);
+#ifdef FINDAP_MPI
+    if (c->parallel) MPI_Abort(MPI_COMM_WORLD, status);
+#endif
+    (void)c;
+    _exit(status);
+}
+
+#ifdef FINDAP_MPI
+FN void *comm_watch(void *argument) {
+    Comm *c = (Comm *)argument;
+    while (!c->ending) {
+        usleep(200000);
+        double since = c->waiting_since;
+        if (since > 0 && c->deadline > 0 && seconds_now() - since > c->deadline) {
+            fprintf(stderr, "%s: error: rank %d has waited %.0f s for the others (%s): a rank hangs, or a machine or link is gone; the job ends ---> the same command with --resume goes on from the last checkpoint; "
+                            "--watchdog sets the time\n", program_name, c->rank, seconds_now() - since, c->waiting_for ? c->waiting_for : "?");
+            comm_abort(c, 1);
+        }
+    }
+    return NULL;
+}
+#endif
+// a wait for other ranks begins, ends. `patient`: it may last as long as it likes
+FN void comm_wait_begin(Comm *c, const char *what, bool patient) {
+    c->waiting_for = what;
+    c->waiting_since = patient ? 0 : seconds_now();
+}
+FN void comm_wait_end(Comm *c) { c->waiting_since = 0; }
+
+FN int comm_environment(const char *const *names) {   // the first of them that is set, -1: none
+    for (; *names; names++) if (getenv(*names)) return atoi(getenv(*names));
+    return -1;
+}
+
+// Joins the job that started this process. Ranks that a launcher started without MPI being compiled in would each do the whole work: an error.
+FN bool comm_begin(Comm *c, double deadline, Error *e) {
+    static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS", NULL};
+    static const char *const locals[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", NULL};
+    memset(c, 0, sizeof *c);
+    c->size = 1;
+    c->deadline = deadline;
+    int size = comm_environment(sizes), local = comm_environment(locals);
+    if (size <= 1) return true;
+#ifdef FINDAP_MPI
+    int provided = 0;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) return fail(e, "MPI_Init_thread failed ---> is the program started by the mpirun of the MPI it was built with?");
+    MPI_Comm_rank(MPI_COMM_WORLD, &c->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &c->size);
+    c->parallel = true;
+    if (c->size != size) return fail(e, "the launcher started %d processes, MPI knows %d ---> start it with the mpirun of the MPI it was built with (Slurm: srun --mpi=pmix)", size, c->size);
+    c->local_rank = local >= 0 ? local : c->rank;
+    if (pthread_create(&c->watchdog, NULL, comm_watch, c) != 0) return fail(e, "the watchdog thread could not be started: %s", strerror(errno));
+    return true;
+#else
+    (void)local;
+    return fail(e, "started as one of %d processes, but built without MPI ---> install OpenMPI's development files and build again, or start it alone", size);
+#endif
+}
+// Every rank must come here; after an error that only one rank has seen, comm_abort instead.
+FN void comm_end(Comm *c) {
+#ifdef FINDAP_MPI
+    if (!c->parallel) return;
+    c->ending = true;
+    pthread_join(c->watchdog, NULL);
+    MPI_Finalize();
+    c->parallel = false;
+#endif
+    (void)c;
+}
+
+FN void comm_barrier(Comm *c, const char *what, bool patient) {
+#ifdef FINDAP_MPI
+    if (!c->parallel) return;
+    comm_wait_begin(c, what, patient);
+    MPI_Barrier(MPI_COMM_WORLD);
+    comm_wait_end(c);
+#endif
+    (void)c; (void)what; (void)patient;
+}
+
+// n bytes of rank `root` to all
+FN void comm_broadcast(Comm *c, void *bytes, int64_t n, int root, const char *what) {
+#ifdef FINDAP_MPI
+    if (!c->parallel) return;
+    comm_wait_begin(c, what, false);
+    for (int64_t done = 0; done < n; done += 1 << 30)   // MPI counts in int
+        MPI_Bcast((char *)bytes + done, (int)(n - done < 1 << 30 ? n - done : 1 << 30), MPI_BYTE, root, MPI_COMM_WORLD);
+    comm_wait_end(c);
+#endif
+    (void)c; (void)bytes; (void)n; (void)root; (void)what;
+}
+
+// two numbers of rank 0 to all, which may wait for them as long as it takes: what a rank that works alone asks of the others
+FN void comm_request(Comm *c, int64_t x[2]) {
+#ifdef FINDAP_MPI
+    if (!c->parallel) return;
+    comm_wait_begin(c, "rank 0's request", true);
+    MPI_Bcast(x, 2, MPI_INT64_T, 0, MPI_COMM_WORLD);
+    comm_wait_end(c);
+#endif
+    (void)c; (void)x;
+}
+
+// x (n) of every rank, one behind the other, on every rank: all (size, n)
+FN void comm_gather_bytes(Comm *c, const void *x, void *all, int64_t n, const char *what, bool patient) {
+#ifdef FINDAP_MPI
+    if (c->parallel) {
+        CHECK(n <= 1 << 30);
+        comm_wait_begin(c, what, patient);
+        MPI_Allgather(x, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, MPI_COMM_WORLD);
+        comm_wait_end(c);
+        return;
+    }
+#endif
+    (void)c; (void)what; (void)patient;
+    memcpy(all, x, (size_t)n);
+}
+
+// x[i] = the sum over all ranks, in rank order
+FN void comm_sum_f64(Comm *c, double *x, int64_t n, const char *what) {
+    if (c->size <= 1) return;
+    double *all = (double *)xmalloc(n * c->size * (int64_t)sizeof(double));
+    comm_gather_bytes(c, x, all, n * (int64_t)sizeof(double), what, false);
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = 0;
+        for (int r = 0; r < c->size; r++) x[i] += all[r * n + i];
+    }
+    free(all);
+}
+FN void comm_sum_i64(Comm *c, int64_t *x, int64_t n, const char *what) {
+    if (c->size <= 1) return;
+    int64_t *all = (int64_t *)xmalloc(n * c->size * (int64_t)sizeof(int64_t));
+    comm_gather_bytes(c, x, all, n * (int64_t)sizeof(int64_t), what, false);
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = 0;
+        for (int r = 0; r < c->size; r++) x[i] += all[r * n + i];
+    }
+    free(all);
+}
+FN int64_t comm_max_i64(Comm *c, int64_t x, const char *what) {
+    if (c->size <= 1) return x;
+    int64_t *all = (int64_t *)xmalloc(c->size * (int64_t)sizeof(int64_t)), most = x;
+    comm_gather_bytes(c, &x, all, (int64_t)sizeof x, what, false);
+    for (int r = 0; r < c->size; r++) if (all[r] > most) most = all[r];
+    free(all);
+    return most;
+}
+
+// Did it go well on every rank? If not, all of them get the error of the first rank that has one. Patient: what went before may take long.
+FN bool comm_agree(Comm *c, bool ok, Error *e, const char *what) {
+    if (c->size <= 1) return ok;
+    typedef struct { Error e; int bad; } Report;
+    Report mine, *all = (Report *)xmalloc(c->size * (int64_t)sizeof(Report));
+    memset(&mine, 0, sizeof mine);
+    mine.bad = !ok;
+    if (!ok && e) mine.e = *e;
+    comm_gather_bytes(c, &mine, all, (int64_t)sizeof mine, what, true);
+    bool good = true;
+    for (int r = c->size - 1; r >= 0; r--) {
+        if (!all[r].bad) continue;
+        good = false;
+        if (e) *e = all[r].e;
+    }
+    free(all);
+    return good;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// for the CPU twin: fp32 arrays, `part` numbers a rank
+
+// x (size, part): part `rank` of it becomes the sum over all ranks, in rank order; the other parts are lost
+FN void comm_reduce_scatter_f32(Comm *c, float *x, int64_t part, const char *what) {
+#ifdef FINDAP_MPI
+    if (c->size == 1 || part == 0) return;
+    CHECK(part * 4 <= 1 << 30);
+    float *all = (float *)xmalloc(part * c->size * 4);
+    comm_wait_begin(c, what, false);
+    MPI_Alltoall(x, (int)part, MPI_FLOAT, all, (int)part, MPI_FLOAT, MPI_COMM_WORLD);   // and not MPI_Reduce_scatter, whose order is its own affair
+    comm_wait_end(c);
+    float *mine = x + c->rank * part;
+    for (int64_t i = 0; i < part; i++) {
+        float sum = all[i];
+        for (int r = 1; r < c->size; r++) sum += all[r * part + i];
+        mine[i] = sum;
+    }
+    free(all);
+#endif
+    (void)c; (void)x; (void)part; (void)what;
+}
+// x (n) of rank `root` = the sum over all ranks, in rank order
+FN void comm_reduce_f32(Comm *c, float *x, int64_t n, int root, const char *what) {
+#ifdef FINDAP_MPI
+    if (c->size == 1 || n == 0) return;
+    CHECK(n * 4 <= 1 << 30);
+    float *all = c->rank == root ? (float *)xmalloc(n * c->size * 4) : NULL;
+    comm_wait_begin(c, what, false);
+    MPI_Gather(x, (int)n, MPI_FLOAT, all, (int)n, MPI_FLOAT, root, MPI_COMM_WORLD);
+    comm_wait_end(c);
+    for (int64_t i = 0; all && i < n; i++) {
+        float sum = all[i];
+        for (int r = 1; r < c->size; r++) sum += all[r * n + i];
+        x[i] = sum;
+    }
+    free(all);
+#endif
+    (void)c; (void)x; (void)n; (void)root; (void)what;
+}
+// x (size, part): every rank gives its part, and gets the others'
+FN void comm_all_gather_f32(Comm *c, float *x, int64_t part, const char *what) {
+#ifdef FINDAP_MPI
+    if (c->size == 1 || part == 0) return;
+    if (part * 4 > 1 << 28) {   // MPI counts in int
+        for (int r = 0; r < c->size; r++) comm_broadcast(c, x + r * part, part * 4, r, what);
+        return;
+    }
+    comm_wait_begin(c, what, false);
+    MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, (int)part, MPI_FLOAT, MPI_COMM_WORLD);
+    comm_wait_end(c);
+#endif
+    (void)c; (void)x; (void)part; (void)what;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// ZeRO (Rajbhandari et al. 2020): which numbers of a tensor belong to which rank - its optimizer state, its share of the gradient's sum, its slice in
+// a checkpoint. Every tensor of every layer is cut into `size` parts of `part` numbers, a multiple of 256 (a block of the 8-bit
+// moments); what is left over belongs to the last rank.
+
+enum { SHARD_MULTIPLE = 256 };
+FN int64_t shard_part(const Comm *c, int64_t n) { return c->size == 1 ? n : n / ((int64_t)c->size * SHARD_MULTIPLE) * SHARD_MULTIPLE; }
+FN int64_t shard_begin(const Comm *c, int64_t n) { return c->rank * shard_part(c, n); }
+FN int64_t shard_end(const Comm *c, int64_t n) { return c->rank == c->size - 1 ? n : (c->rank + 1) * shard_part(c, n); }
+
+// all of a tensor x (n) on every rank, each of which has put what it owns of it in its place
+FN void comm_gather_tensor_f32(Comm *c, float *x, int64_t n) {
+    int64_t part = shard_part(c, n), whole = part * c->size;
+    comm_all_gather_f32(c, x, part, "weights");
+    comm_broadcast(c, x + whole, (n - whole) * (int64_t)sizeof(float), c->size - 1, "weights");
+}
+
+#endif

@@ -1,0 +1,272 @@
+// test_ranks.c: several processes under mpirun, with the CPU twin: 1, 2 and 4 ranks give the same losses in every ZeRO stage; a run goes on with
+// another number of ranks; a rank that is killed or hangs ends the job with one line, and nothing is lost. Uses the programs built beside it.
+#include "findap/common.h"
+#include <sys/wait.h>   // defines: waitpid
+#include "check.h"
+#include "scratch.h"    // defines: directory, setup, teardown, in
+
+static char build[512];   // where this program lies, and train_findap_cpu beside it
+static char *output;      // what the last command printed
+
+// runs a command, its stdout and stderr in `output`; gives its exit status, or 128 + the signal
+__attribute__((format(printf, 1, 2))) static int run(const char *format, ...) {
+    char command[4096];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(command, sizeof command, format, ap);
+    va_end(ap);
+    free(output);
+    Buffer b = {NULL, 0, 0};
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    char piece[4096];
+    for (size_t n; (n = fread(piece, 1, sizeof piece, f)) > 0;) buffer_add(&b, piece, (int64_t)n);
+    buffer_add(&b, "", 1);
+    output = b.data;
+    int status = pclose(f);
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+static const char mpirun[] = "OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none";
+static char small[2048];   // model, data and sizes; set by prepare
+
+static const char *unless(const char *flags, const char *name, const char *otherwise) { return strstr(flags, name) ? "" : otherwise; }
+static int train(int ranks, const char *flags) {
+    const char *steps = unless(flags, "--steps", "--steps 20"), *tokens = unless(flags, "--step-tokens", "--step-tokens 896");
+    if (ranks == 1) return run("OMP_NUM_THREADS=1 %s/train_findap_cpu %s %s %s %s 2>&1", build, small, steps, tokens, flags);
+    return run("%s -np %d %s/train_findap_cpu %s %s %s %s 2>&1", mpirun, ranks, build, small, steps, tokens, flags);
+}
+static void must(int expected, int ranks, const char *flags) {
+    int status = train(ranks, flags);
+    if (status != expected) fail_msg("%d ranks, %s: status %d, expected %d:\n%s", ranks, flags, status, expected, output);
+}
+// the losses and norms of a run's log.jsonl, as text; the caller frees it
+static char *losses(const char *out) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/log.jsonl", in(out));
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    Buffer b = {NULL, 0, 0};
+    char line[8192];
+    while (fgets(line, sizeof line, f)) {
+        const char *step = strstr(line, "\"step\":"), *loss = strstr(line, "\"loss_nats_per_target\":"), *norm = strstr(line, "\"grad_norm\":");
+        if (!strstr(line, "\"event\":\"step\"") || !step || !loss || !norm) continue;
+        char text[96];
+        int n = snprintf(text, sizeof text, "%d %.4f %.3f\n", atoi(step + 7), atof(loss + 23), atof(norm + 12));   // as the terminal shows them
+        buffer_add(&b, text, n);
+    }
+    fclose(f);
+    buffer_add(&b, "", 1);
+    return b.data;
+}
+static void expect_losses(const char *out, const char *of) {
+    char *a = losses(out), *b = losses(of);
+    if (strcmp(a, b) != 0) fail_msg("%s and %s differ:\n%s\n%s", out, of, a, b);
+    free(a); free(b);
+}
+
+// a model whose sizes do not divide by the ranks, real documents of the demo, and the run of one rank that all others are held against
+static int prepare(void **state) {
+    if (setup(state) != 0) return -1;
+    if (run("mpirun --version >/dev/null 2>&1") != 0 || run("ldd %s/train_findap_cpu | grep -q libmpi", build) != 0) { printf("skipped: several ranks: no mpirun here, or the programs were built without MPI\n"); small[0] = 0; return 0; }
+    Error e;
+    char config[600];
+    snprintf(config, sizeof config, "{\"architectures\": [\"Qwen2ForCausalLM\"], \"model_type\": \"qwen2\", \"vocab_size\": 515, \"hidden_size\": 56, \"intermediate_size\": 136, \"num_hidden_layers\": 3, "
+             "\"num_attention_heads\": 7, \"num_key_value_heads\": 1, \"head_dim\": 8, \"hidden_act\": \"silu\", \"rms_norm_eps\": 1e-5, \"initializer_range\": 0.05, \"rope_theta\": 10000.0, "
+             "\"max_position_embeddings\": 512, \"tie_word_embeddings\": false, \"bos_token_id\": 507, \"eos_token_id\": 511, \"torch_dtype\": \"float32\"}");
+    if (run("cd %s && %s/make_demo demo && cp -r demo/model model && %s/prepare --tokenizer model --kind cpt --max-len 120 --out reports demo/reports.jsonl 2>&1 && "
+            "%s/prepare --tokenizer model --kind it --template llama3 --max-len 120 --out questions demo/questions.jsonl 2>&1", directory, build, build, build) != 0) { printf("%s", output); return -1; }
+    if (!write_file(in("model/config.json"), config, (int64_t)strlen(config), &e)) { printf("%s\n", e.text); return -1; }
+    snprintf(small, sizeof small, "--model %s/model --init random --init-seed 5 --data %s/reports %s/questions --seq-len 128 --micro-rows 2 --lr 1e-3", directory, directory, directory);
+    char flags[512];
+    snprintf(flags, sizeof flags, "--out %s/one", directory);
+    int status = train(1, flags);
+    if (status != 0) printf("%s", output);
+    return status;
+}
+#define NEED_RANKS if (small[0] == 0) { skip(); return; }
+
+// seven rows a step: no number of ranks but one and seven divides them
+static void test_any_number_of_ranks_and_any_stage_give_the_same_losses(void **state) {
+    (void)state;
+    NEED_RANKS
+    for (int ranks = 2; ranks <= 4; ranks += 2)
+        for (int zero = 1; zero <= 3; zero++) {
+            char out[32], flags[512];
+            snprintf(out, sizeof out, "r%d.%d", ranks, zero);
+            snprintf(flags, sizeof flags, "--zero %d --out %s", zero, in(out));
+            must(0, ranks, flags);
+            expect_losses(out, "one");
+        }
+    // more ranks than rows
+    char flags[512];
+    snprintf(flags, sizeof flags, "--step-tokens 384 --steps 3 --overwrite --out %s", in("few1"));
+    must(0, 1, flags);
+    snprintf(flags, sizeof flags, "--step-tokens 384 --steps 3 --overwrite --out %s", in("few4"));
+    must(0, 4, flags);
+    expect_losses("few4", "few1");
+}
+
+static void test_the_same_bits_twice_and_evaluation(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    snprintf(flags, sizeof flags, "--zero 2 --dev-rows 20 --dev-every 5 --out %s", in("a"));
+    must(0, 2, flags);
+    snprintf(flags, sizeof flags, "--zero 2 --dev-rows 20 --dev-every 5 --out %s", in("b"));
+    must(0, 2, flags);
+    assert_int_equal(run("cmp %s %s", in("a/model.safetensors"), in("b/model.safetensors")), 0);
+    assert_int_equal(run("cmp %s %s", in("a/best/model.safetensors"), in("b/best/model.safetensors")), 0);
+    snprintf(flags, sizeof flags, "--dev-rows 20 --dev-every 5 --out %s", in("c"));
+    must(0, 1, flags);
+    expect_losses("a", "c");
+    assert_int_equal(run("bash -c 'diff <(grep -o \"dev_loss_nats_per_target\\\":[0-9.]\\{6\\}\" %s) <(grep -o \"dev_loss_nats_per_target\\\":[0-9.]\\{6\\}\" %s)'", in("a/log.jsonl"), in("c/log.jsonl")), 0);
+}
+
+static void test_the_gradient_of_all_ranks_is_that_of_one(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    snprintf(flags, sizeof flags, "--dump %s", in("one.st"));
+    must(0, 1, flags);
+    for (int zero = 1; zero <= 3; zero++) {
+        snprintf(flags, sizeof flags, "--zero %d --dump %s", zero, in("three.st"));
+        must(0, 3, flags);
+        if (file_exists("build/compare_dumps") && run("build/compare_dumps %s %s --most 1e-5 --loss 1e-6", in("one.st"), in("three.st")) != 0) fail_msg("ZeRO-%d: %s", zero, output);
+    }
+}
+
+static void test_a_run_goes_on_with_another_number_of_ranks(void **state) {
+    (void)state;
+    NEED_RANKS
+    static const struct { int ranks, zero, stop; } parts[] = {{4, 1, 5}, {2, 3, 4}, {1, 0, 3}, {3, 2, 4}, {4, 3, 0}};
+    for (int i = 0; i < 5; i++) {
+        char flags[512], stage[32] = "", stop[64] = "";
+        if (parts[i].zero) snprintf(stage, sizeof stage, "--zero %d", parts[i].zero);
+        if (parts[i].stop) snprintf(stop, sizeof stop, "--stop-after-steps %d", parts[i].stop);
+        snprintf(flags, sizeof flags, "--out %s %s %s %s", in("moved"), i ? "--resume" : "", stage, stop);
+        must(parts[i].stop ? 3 : 0, parts[i].ranks, flags);
+    }
+    expect_losses("moved", "one");
+}
+
+// starts a job in the background and gives its process number; its output goes to in("job.log")
+static pid_t start(int ranks, const char *flags) {
+    pid_t pid = fork();
+    if (pid != 0) return pid;
+    char command[4096];
+    snprintf(command, sizeof command, "exec env %s -np %d %s/train_findap_cpu %s %s %s %s >%s 2>&1", mpirun, ranks, build, small,
+             unless(flags, "--steps", "--steps 20"), unless(flags, "--step-tokens", "--step-tokens 896"), flags, in("job.log"));
+    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    _exit(127);
+}
+static int steps_logged(const char *out) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/log.jsonl", in(out));
+    return file_exists(path) && run("grep -c '\"event\":\"step\"' %s", path) <= 1 ? atoi(output) : 0;
+}
+static void wait_for_steps(const char *out, int n) { for (int i = 0; i < 3000 && steps_logged(out) < n; i++) usleep(10000); }
+// the processes of the job's ranks, by what --out they have
+static int ranks_of(const char *out, pid_t *pids) {
+    int n = 0;
+    run("pgrep -f 'train_findap_cpu.*--out %s( |$)' | while read p; do grep -q '^train_findap_cp' /proc/$p/comm && echo $p; done", in(out));
+    for (char *p = strtok(output, "\n"); p && n < 16; p = strtok(NULL, "\n")) pids[n++] = (pid_t)atoi(p);
+    return n;
+}
+
+static void test_a_killed_rank_ends_the_job_and_a_resume_goes_on(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    int kills = 0;
+    for (int trial = 0; trial < 20; trial++) {   // at twenty moments, some of them inside a checkpoint
+        pid_t pids[16];
+        snprintf(flags, sizeof flags, "--checkpoint-every 2 --steps 90 --zero 2 --out %s %s", in("killed"), trial ? "--resume" : "");
+        int before = steps_logged("killed"), status;
+        pid_t job = start(2, flags);
+        wait_for_steps("killed", before + 1);
+        usleep((useconds_t)(1000 * (random_u64(1, 2, (uint64_t)trial) % 60)));
+        int n = ranks_of("killed", pids);
+        if (n > 0) kill(pids[trial % n], SIGKILL);
+        waitpid(job, &status, 0);
+        for (int i = 0; i < n; i++) for (int k = 0; k < 500 && kill(pids[i], 0) == 0; k++) usleep(10000);   // mpirun's end is not yet the ranks'
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;   // it was done before the blow
+        kills++;
+    }
+    printf("killed %d times\n", kills);
+    assert_true(kills >= 10);
+    snprintf(flags, sizeof flags, "--checkpoint-every 2 --steps 90 --zero 2 --out %s --resume", in("killed"));
+    must(0, 2, flags);
+    // The log has steps twice that were done twice; what counts is the end
+    snprintf(flags, sizeof flags, "--checkpoint-every 2 --steps 90 --zero 2 --out %s", in("whole"));
+    must(0, 2, flags);
+    assert_int_equal(run("cmp %s %s", in("killed/model.safetensors"), in("whole/model.safetensors")), 0);
+}
+
+static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    pid_t pids[16];
+    int status;
+    snprintf(flags, sizeof flags, "--watchdog 2 --steps 100000 --overwrite --checkpoint-every 0 --out %s", in("hung"));
+    pid_t job = start(2, flags);
+    wait_for_steps("hung", 3);
+    int n = ranks_of("hung", pids);
+    assert_int_equal(n, 2);
+    double begin = seconds_now();
+    kill(pids[1], SIGSTOP);
+    waitpid(job, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) fail_msg("the job ended well");
+    if (seconds_now() - begin > 30) fail_msg("it took %.0f s", seconds_now() - begin);
+    kill(pids[1], SIGKILL); kill(pids[1], SIGCONT);
+    run("cat %s", in("job.log"));
+    if (!strstr(output, "a rank hangs")) fail_msg("no word of it: %s", output);
+}
+
+static void test_a_signal_to_one_rank_stops_all_with_a_checkpoint(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    pid_t pids[16];
+    int status;
+    snprintf(flags, sizeof flags, "--checkpoint-every 0 --out %s", in("asked"));
+    pid_t job = start(3, flags);
+    wait_for_steps("asked", 3);
+    int n = ranks_of("asked", pids);
+    if (n > 0) kill(pids[n - 1], SIGTERM);
+    waitpid(job, &status, 0);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 3) { run("cat %s", in("job.log")); fail_msg("status %x: %s", status, output); }
+    snprintf(flags, sizeof flags, "--checkpoint-every 0 --resume --out %s", in("asked"));
+    must(0, 2, flags);
+    expect_losses("asked", "one");
+}
+
+static void test_errors_are_said_once(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    snprintf(flags, sizeof flags, "--zero 4 --out %s", in("x"));
+    must(1, 2, flags);
+    int n = 0;
+    for (const char *p = output; (p = strstr(p, "train_findap: error:")) != NULL; p++) n++;
+    assert_int_equal(n, 1);
+    snprintf(flags, sizeof flags, "--out %s", in("one"));   // there is a run already
+    must(1, 2, flags);
+    assert_non_null(strstr(output, "--resume goes on"));
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    char *self = realpath(argv[0], NULL);
+    snprintf(build, sizeof build, "%.*s", (int)(strrchr(self, '/') - self), self);
+    free(self);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_any_number_of_ranks_and_any_stage_give_the_same_losses), cmocka_unit_test(test_the_same_bits_twice_and_evaluation),
+        cmocka_unit_test(test_the_gradient_of_all_ranks_is_that_of_one), cmocka_unit_test(test_a_run_goes_on_with_another_number_of_ranks),
+        cmocka_unit_test(test_a_killed_rank_ends_the_job_and_a_resume_goes_on), cmocka_unit_test(test_a_hanging_rank_ends_the_job_in_time),
+        cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once),
+    };
+    int failed = cmocka_run_group_tests(tests, prepare, teardown);
+    free(output);
+    return failed;
+}
