@@ -7,7 +7,7 @@
 #
 # Settings: ARCH=native|x86-64-v3 (which processors the programs run on), SANITIZE=1 (AddressSanitizer and UBSan),
 #           CUDA_HOME=DIR, CUDA_ARCH="80 90a" (which GPUs), USE_CUDNN=1 with CUDNN_FRONTEND=DIR (cuDNN's attention instead of ours),
-#           NO_STATIC=1 (link jansson and utf8proc as shared libraries).
+#           NO_MPI=1 (one rank only), NO_STATIC=1 (link jansson and utf8proc as shared libraries).
 
 SHELL := /bin/bash
 CC ?= cc
@@ -21,9 +21,13 @@ CUDA_HOME ?= $(firstword $(wildcard /usr/local/cuda /opt/cuda))
 NVCC      := $(shell command -v nvcc 2>/dev/null || ls $(CUDA_HOME)/bin/nvcc 2>/dev/null)
 NVCC_VER  := $(if $(NVCC),$(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))
 HAS_NCCL  := $(shell ls /usr/include/nccl.h $(CUDA_HOME)/include/nccl.h 2>/dev/null | head -n 1)
+NCCL_LIB  := $(firstword $(wildcard $(CUDA_HOME)/lib/libnccl.so $(CUDA_HOME)/lib64/libnccl.so /usr/lib/x86_64-linux-gnu/libnccl.so /usr/lib/libnccl.so))
 HAS_CUDNN := $(shell ls /usr/include/cudnn.h /usr/include/x86_64-linux-gnu/cudnn.h $(CUDA_HOME)/include/cudnn.h 2>/dev/null | head -n 1)
 CXX_FOUND := $(shell command -v $(CXX) 2>/dev/null)
-MPICC     := $(shell command -v mpicc 2>/dev/null)
+MPICC     := $(if $(NO_MPI),,$(shell command -v mpicc 2>/dev/null))
+# Open MPI's flags, or MPICH's; several ranks need it, one does not
+MPI_FLAGS := $(if $(MPICC),-DFINDAP_MPI $(shell $(MPICC) --showme:compile 2>/dev/null || $(MPICC) -compile_info 2>/dev/null | cut -d' ' -f2-))
+MPI_LIBS  := $(if $(MPICC),$(shell $(MPICC) --showme:link 2>/dev/null || $(MPICC) -link_info 2>/dev/null | cut -d' ' -f2-))
 HAS_OMP   := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo yes)
 has_header = $(shell printf '$(HASH)include <%s>\nint main(void){return 0;}' '$(1)' | $(CC) -fsyntax-only -x c - 2>/dev/null && echo yes)
 HAS_JANSSON  := $(call has_header,jansson.h)
@@ -52,6 +56,9 @@ NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreac
     -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
     $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
 CUDA_LIBS = -lcublasLt -ldl $(if $(USE_CUDNN),-lcudnn -lnvrtc)
+# several GPUs: NCCL moves, MPI starts. Only for the programs people run; what is in dev/ runs alone
+RANKS := $(if $(and $(HAS_NCCL),$(NCCL_LIB),$(MPICC)),$(MPI_FLAGS) -DFINDAP_NCCL)
+RANK_LIBS := $(if $(RANKS),-L$(dir $(NCCL_LIB)) -lnccl $(filter-out -pthread -Wl$(comma)%,$(MPI_LIBS)))
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)
@@ -89,18 +96,19 @@ $(BUILD)/make_demo: data/make_demo.c $(HEADERS) Makefile | $(BUILD)
 $(BUILD)/ask_cpu: data/ask.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(program)
 $(BUILD)/train_findap_cpu: train_findap.c $(HEADERS) Makefile | $(BUILD)
-	$(program)
+	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CFLAGS) $< -o $@ $(LIBS) $(MPI_LIBS)
+	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
-	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
+	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 	@ln -sfn $@ $(notdir $@)
 build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
-	$(NVCC) $(NVCC_FLAGS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS)
+	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/train_findap_racecheck: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
-	$(NVCC) $(NVCC_FLAGS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS)
+	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) -x cu $< -o $@ $(LIBS) $(CUDA_LIBS)
 build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
@@ -127,6 +135,7 @@ demo: all
 	@bash scripts/demo.sh
 test: all $(TESTS) headers
 	@bash scripts/test.sh $(BUILD) $(TESTS)
+	@if command -v python3 >/dev/null; then echo "test_fintrain.py"; python3 test/test_fintrain.py -b 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}; else echo "no python3 here: data/fintrain.py is not tested"; fi
 test-sanitize:
 	@$(MAKE) --no-print-directory SANITIZE=1 sanitized-tests
 sanitized-tests: $(TESTS)

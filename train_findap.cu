@@ -31,11 +31,12 @@
 #include "findap/kernels/cross_entropy.cuh"   // defines: cross_entropy, loss_sum
 #include "findap/kernels/embedding.cuh"  // defines: embedding_*, gather_rows, scatter_rows, bias_backward
 #include "findap/kernels/matmul.cuh"     // defines: Gemm, matmul_*
+#include "findap/kernels/nccl.cuh"       // defines: Links, links_*
 #include "findap/kernels/rmsnorm.cuh"    // defines: rmsnorm_*
 #include "findap/kernels/rope.cuh"       // defines: rope_*
 #include "findap/kernels/swiglu.cuh"     // defines: swiglu_*
 
-enum { MAX_TENSORS = 16 };
+enum { MAX_TENSORS = 16, MAX_EVENTS = 256 };   // MAX_EVENTS: layers, and two more
 enum { RECOMPUTE_SWIGLU = 1, RECOMPUTE_NORM = 2, RECOMPUTE_FFN = 4, RECOMPUTE_QKV = 8, RECOMPUTE_BLOCK = 16 };
 
 // one layer's activations: what the backward pass needs. A piece that is computed again lies in a buffer all layers share.
@@ -72,11 +73,21 @@ struct Model {
     Tensor tensors[MAX_TENSORS];
     int num_tensors;
     int64_t num_parameters;  // room in an arena of parameters: tensors begin at multiples of 256
-    int64_t moment_offset[MAX_TENSORS], moment_stride[MAX_TENSORS], num_moments;   // moments: every tensor in whole blocks of 256
-    real *params;            // (num_parameters)
-    int16_t *remainder;      // (num_parameters)  fp32 build: NULL
-    void *grads;             // (num_parameters)  float or bf16
-    void *moment1, *moment2; // (num_moments)
+    int64_t owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS], num_owned;   // what this rank owns: of every tensor a piece, in whole blocks of 256
+    real *params;            // (num_parameters)  ZeRO-3: two layers' room, used in turn
+    void *grads;             // (num_parameters)  float or bf16; ZeRO-2: likewise
+    int16_t *remainder;      // (num_owned)  fp32 build: NULL
+    void *moment1, *moment2; // (num_owned)
+    float *shard_sums;       // (num_owned)  ZeRO-2: the gradient's sum over micro-batches and ranks
+    real *shard_params;      // (num_owned)  ZeRO-3: the weights
+    Comm *comm, alone;       // the ranks; `alone` when there is one
+    Links links;             // between their GPUs
+    int zero;                // ZeRO stage; 0 with one rank
+    int64_t turns;           // layers' places in an arena in which they take turns
+    bool sums_fresh;         // ZeRO-2: the first micro-batch's gradient is written, not added
+    int64_t place_layer[2];  // ZeRO-3: whose weights are in place, or on their way there; -1: nobody's
+    cudaEvent_t ready, arrived[MAX_EVENTS], taken[2], reduced[2];   // see "between the ranks"
+    double *rank_totals;     // (ranks, 2) losses and squares
     uint64_t sums;           // stochastic additions to the gradient since model_zero_grad
     bool fresh, head_fresh;  // gradients of the layers / of the LM head are to be written, not added to: model_zero_grad costs nothing
     char *arena;             // all that follows lies in here
@@ -153,29 +164,38 @@ static void define_tensors(Model *m) {
     define_tensor(m, "norm", "model.norm.weight", 0, C, false, false);
     if (!c->tied_embeddings) define_tensor(m, "lm_head", "lm_head.weight", c->vocab_size, C, false, false);
     m->num_parameters = ceil_div(m->num_parameters, 256) * 256;
-    // moments: the same order, but every tensor of every layer begins a block
+    // what this rank owns: the same order, but every tensor of every layer begins a block
     for (int i = 0; i < m->num_tensors; i++) {
         const Tensor *t = &m->tensors[i];
-        m->moment_offset[i] = m->num_moments;
-        m->moment_stride[i] = ceil_div(tensor_count(t), 256) * 256;
-        m->num_moments += m->moment_stride[i] * (t->per_layer ? c->num_layers : 1);
+        int64_t begin, end;
+        model_owned(m, i, &begin, &end);
+        m->owned_offset[i] = m->num_owned;
+        m->owned_stride[i] = ceil_div(end - begin, 256) * 256;
+        m->num_owned += m->owned_stride[i] * (t->per_layer ? c->num_layers : 1);
     }
+    m->turns = c->num_layers < 2 ? c->num_layers : 2;
 }
 
-// offset of tensor `name` of a layer in an arena of parameters, -1 when the family has no such tensor
-static int64_t tensor_offset(const Model *m, const char *name, int64_t layer) {
-    for (int i = 0; i < m->num_tensors; i++)
-        if (strcmp(m->tensors[i].name, name) == 0) return m->tensors[i].offset + layer * m->tensors[i].layer_stride;
+// Where tensor i of a layer lies in an arena. in_turns: layers take turns in `turns` places (ZeRO-2's gradients, ZeRO-3's weights)
+static int64_t offset_of(const Model *m, int i, int64_t layer, bool in_turns) {
+    const Tensor *t = &m->tensors[i];
+    if (!in_turns) return t->offset + layer * t->layer_stride;
+    if (t->per_layer) return t->offset + layer % m->turns * t->layer_stride;
+    return t->offset - (i > 0 ? (m->config.num_layers - m->turns) * m->tensors[1].layer_stride : 0);   // tensor 1 is the first of a layer
+}
+static int64_t arena_numbers(const Model *m, bool in_turns) { return m->num_parameters - (in_turns ? (m->config.num_layers - m->turns) * m->tensors[1].layer_stride : 0); }
+static bool weights_in_turns(const Model *m) { return m->zero >= 3; }
+static bool grads_in_turns(const Model *m) { return m->zero >= 2; }
+static int tensor_index(const Model *m, const char *name) {   // -1: the family has no such tensor
+    for (int i = 0; i < m->num_tensors; i++) if (strcmp(m->tensors[i].name, name) == 0) return i;
     return -1;
 }
 static real *param(const Model *m, const char *name, int64_t layer) {
-    int64_t at = tensor_offset(m, name, layer);
-    return at < 0 ? NULL : m->params + at;
+    int i = tensor_index(m, name);
+    return i < 0 ? NULL : m->params + offset_of(m, i, layer, weights_in_turns(m));
 }
-static float *grad(const Model *m, const char *name, int64_t layer) {   // of the vectors and the embedding, which are summed in place; fp32 sums only
-    int64_t at = tensor_offset(m, name, layer);
-    return at < 0 ? NULL : (float *)m->grads + at;
-}
+static int64_t grad_offset(const Model *m, const char *name, int64_t layer) { return offset_of(m, tensor_index(m, name), layer, grads_in_turns(m)); }
+static float *grad(const Model *m, const char *name, int64_t layer) { return (float *)m->grads + grad_offset(m, name, layer); }   // fp32 sums only
 static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
 
 // Activations. Called twice: with arena NULL it only counts bytes, then it hands out the pieces.
@@ -272,6 +292,9 @@ bool model_check(const Config *c, const ModelOptions *o, Error *e) {
     if (!parse_moments(o->moments, &moments)) return fail(e, "--moments is \"%s\", expected fp32, bf16 or 8bit", o->moments);
     if (o->gradients && strcmp(o->gradients, "fp32") != 0 && strcmp(o->gradients, "bf16") != 0) return fail(e, "--gradients is \"%s\", expected fp32 or bf16", o->gradients);
     if (!parse_recompute(o->recompute, &bits)) return fail(e, "--recompute is \"%s\", expected none, auto, block, or some of swiglu,norm,ffn,qkv", o->recompute);
+    if (o->comm && o->comm->size > 1 && o->zero >= 2 && o->gradients && strcmp(o->gradients, "bf16") == 0)
+        return fail(e, "--gradients bf16 and --zero %d do not go together: from stage 2 on a rank sums only what it owns, in fp32 ---> leave --gradients out", (int)o->zero);
+    if (c->num_layers + 2 > MAX_EVENTS) return fail(e, "config.json: num_hidden_layers is %" PRId64 ", at most %d are possible on the GPU", c->num_layers, MAX_EVENTS - 2);
     if (c->hidden_size % 8 || c->intermediate_size % 8 || c->head_dim % 8 || c->head_dim > 256)
         return fail(e, "config.json: hidden_size %" PRId64 ", intermediate_size %" PRId64 " and head_dim %" PRId64 " must be multiples of 8, and head_dim at most 256, on the GPU ---> the CPU twin takes any",
                     c->hidden_size, c->intermediate_size, c->head_dim);
@@ -282,6 +305,10 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->B = B; m->T = T; m->training = training;
+    m->alone.size = 1;
+    m->comm = o && o->comm && o->comm->size > 1 ? o->comm : &m->alone;
+    m->zero = !training || m->comm->size == 1 ? 0 : o->zero ? (int)o->zero : 1;
+    m->place_layer[0] = m->place_layer[1] = -1;
     if (o) CHECK(parse_moments(o->moments, &m->moment_type) && parse_recompute(o->recompute, &m->recompute));
     else m->recompute = -1;
     m->grad_type = o && o->gradients && strcmp(o->gradients, "bf16") == 0 ? GRAD_BF16 : GRAD_FP32;
@@ -292,9 +319,10 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
 }
 
 static int64_t parameter_bytes(const Model *m, int64_t *weights, int64_t *gradients, int64_t *moments) {
-    *weights = m->num_parameters * (int64_t)(sizeof(real) + (m->training && sizeof(real) == 2 ? sizeof(int16_t) : 0));
-    *gradients = m->training ? m->num_parameters * (m->grad_type == GRAD_BF16 ? 2 : 4) : 0;
-    *moments = m->training ? 2 * moment_bytes(m->moment_type, m->num_moments) : 0;
+    *weights = arena_numbers(m, weights_in_turns(m)) * (int64_t)sizeof(real) + (m->zero >= 3 ? m->num_owned * (int64_t)sizeof(real) : 0) +
+               (m->training && sizeof(real) == 2 ? m->num_owned * (int64_t)sizeof(int16_t) : 0);
+    *gradients = m->training ? arena_numbers(m, grads_in_turns(m)) * (m->grad_type == GRAD_BF16 ? 2 : 4) + (m->zero >= 2 ? m->num_owned * 4 : 0) : 0;
+    *moments = m->training ? 2 * moment_bytes(m->moment_type, m->num_owned) : 0;
     return *weights + *gradients + *moments;
 }
 
@@ -325,8 +353,9 @@ int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool trai
     char text[32] = "";
     if (plan)
         snprintf(plan, MODEL_PLAN_SIZE, "%s weights%s %.2f GiB, %s gradients %.2f GiB, %s moments %.2f GiB, activations of %" PRId64 " x %" PRId64 " tokens %.2f GiB (scratch %.2f GiB of it, "
-                 "%" PRId64 " rows of logits at a time), recomputed: %s", REAL_NAME, training && sizeof(real) == 2 ? " with remainders" : "", (double)w / GiB, m.grad_type == GRAD_BF16 ? "bf16" : "fp32",
-                 (double)g / GiB, moment_names[m.moment_type], (double)mo / GiB, B, T, (double)activations / GiB, (double)m.scratch_bytes / GiB, m.head_rows, recompute_text(m.recompute, text));
+                 "%" PRId64 " rows of logits at a time), recomputed: %s%s", REAL_NAME, training && sizeof(real) == 2 ? " with remainders" : "", (double)w / GiB, m.grad_type == GRAD_BF16 ? "bf16" : "fp32",
+                 (double)g / GiB, moment_names[m.moment_type], (double)mo / GiB, B, T, (double)activations / GiB, (double)m.scratch_bytes / GiB, m.head_rows, recompute_text(m.recompute, text),
+                 m.zero == 0 ? "" : m.zero == 1 ? "; ZeRO-1" : m.zero == 2 ? "; ZeRO-2" : "; ZeRO-3");
     free(m.layers);
     return all;
 }
@@ -400,21 +429,53 @@ static void tune_matmuls(Model *m) {
     CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
 }
 
+// one rank, one GPU; also the first call into CUDA, which says so when there is no GPU
+static void choose_device(const ModelOptions *o) {
+    int devices = 0;
+    if (o && o->comm && o->comm->size > 1) {
+        CUDA_CHECK(cudaGetDeviceCount(&devices));
+        if (o->comm->local_rank >= devices) die("rank %d is number %d on its host, which has %d GPU%s ---> start as many processes on a host as it has GPUs", o->comm->rank, o->comm->local_rank, devices, devices == 1 ? "" : "s");
+        CUDA_CHECK(cudaSetDevice(o->comm->local_rank));
+    }
+    CUDA_CHECK(cudaFree(0));
+}
+
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
     Model *m = (Model *)xmalloc(sizeof(Model));
-    CUDA_CHECK(cudaFree(0));   // the first call into CUDA: says so when there is no GPU
+    choose_device(options);
     define_model(m, config, B, T, training, options);
+    if (m->comm->size == 1) m->comm = &m->alone;   // which is now where it stays
+    links_create(&m->links, m->comm);
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->stream, cudaStreamNonBlocking));
     gemm_create(&m->gemm);
     tune_matmuls(m);
     choose_recompute(m);
     int64_t weights, gradients, moments, activations = place_activations(m, NULL);
     parameter_bytes(m, &weights, &gradients, &moments);
-    CUDA_CHECK(cudaMalloc((void **)&m->params, (size_t)m->num_parameters * sizeof(real)));
-    CUDA_CHECK(cudaMemsetAsync(m->params, 0, (size_t)m->num_parameters * sizeof(real), m->stream));
+    const size_t params_bytes = (size_t)arena_numbers(m, weights_in_turns(m)) * sizeof(real), owned = (size_t)m->num_owned;
+    if (m->zero >= 2) gradients -= m->num_owned * 4;
+    CUDA_CHECK(cudaMalloc((void **)&m->params, params_bytes));
+    CUDA_CHECK(cudaMemsetAsync(m->params, 0, params_bytes, m->stream));
     if (training && sizeof(real) == 2) {
-        CUDA_CHECK(cudaMalloc((void **)&m->remainder, (size_t)m->num_parameters * sizeof(int16_t)));
-        CUDA_CHECK(cudaMemsetAsync(m->remainder, 0, (size_t)m->num_parameters * sizeof(int16_t), m->stream));
+        CUDA_CHECK(cudaMalloc((void **)&m->remainder, owned * sizeof(int16_t)));
+        CUDA_CHECK(cudaMemsetAsync(m->remainder, 0, owned * sizeof(int16_t), m->stream));
+    }
+    if (m->zero >= 2) {
+        CUDA_CHECK(cudaMalloc((void **)&m->shard_sums, owned * sizeof(float)));
+        CUDA_CHECK(cudaMemsetAsync(m->shard_sums, 0, owned * sizeof(float), m->stream));   // the gaps between tensors stay zero
+    }
+    if (m->zero >= 3) {
+        CUDA_CHECK(cudaMalloc((void **)&m->shard_params, owned * sizeof(real)));
+        CUDA_CHECK(cudaMemsetAsync(m->shard_params, 0, owned * sizeof(real), m->stream));
+    }
+    if (m->zero >= 1) {
+        CUDA_CHECK(cudaMalloc((void **)&m->rank_totals, (size_t)m->comm->size * 2 * sizeof(double)));
+        CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
+        for (int i = 0; i < 2; i++) {
+            CUDA_CHECK(cudaEventCreateWithFlags(&m->taken[i], cudaEventDisableTiming));
+            CUDA_CHECK(cudaEventCreateWithFlags(&m->reduced[i], cudaEventDisableTiming));
+        }
+        for (int i = 0; i < config->num_layers + 2; i++) CUDA_CHECK(cudaEventCreateWithFlags(&m->arrived[i], cudaEventDisableTiming));
     }
     if (training) {
         CUDA_CHECK(cudaMalloc(&m->grads, (size_t)gradients));
@@ -449,6 +510,11 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
 void model_free(Model *m) {
     if (!m) return;
     cudaStreamSynchronize(m->stream);
+    links_free(&m->links);
+    cudaFree(m->shard_sums); cudaFree(m->shard_params); cudaFree(m->rank_totals);
+    for (int i = 0; i < (m->zero ? m->config.num_layers + 2 : 0); i++) cudaEventDestroy(m->arrived[i]);
+    for (int i = 0; i < (m->zero ? 2 : 0); i++) { cudaEventDestroy(m->taken[i]); cudaEventDestroy(m->reduced[i]); }
+    if (m->zero) cudaEventDestroy(m->ready);
     cudaFree(m->params); cudaFree(m->remainder); cudaFree(m->grads); cudaFree(m->moment1); cudaFree(m->moment2); cudaFree(m->arena);
     upload_free(&m->batch_upload); upload_free(&m->head_upload);
     cudaFreeHost(m->results);
@@ -464,32 +530,138 @@ const char *model_notes(const Model *m) { return m->notes; }
 int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
 
-// One tensor between the host's fp32 and an arena, STAGING numbers at a time
-static void tensor_copy(Model *m, TensorKind kind, int i, int layer, float *out, const float *in) {
+static void links_finish(Model *m);
+static size_t grad_size(const Model *m) { return m->grad_type == GRAD_BF16 ? 2 : 4; }
+Comm *model_comm(const Model *m) { return m->comm; }
+void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
+    *begin = shard_begin(m->comm, tensor_count(&m->tensors[i]));
+    *end = shard_end(m->comm, tensor_count(&m->tensors[i]));
+}
+// What this rank owns of a tensor: the weights, the gradient, and where its remainders and moments lie in theirs
+static real *owned_params(const Model *m, int i, int64_t layer) {
+    if (m->zero >= 3 && m->tensors[i].per_layer) return m->shard_params + m->owned_offset[i] + layer * m->owned_stride[i];
+    return m->params + offset_of(m, i, layer, weights_in_turns(m)) + shard_begin(m->comm, tensor_count(&m->tensors[i]));
+}
+static char *owned_grads(const Model *m, int i, int64_t layer) {
+    if (m->zero >= 2) return (char *)(m->shard_sums + m->owned_offset[i] + layer * m->owned_stride[i]);
+    return (char *)m->grads + (offset_of(m, i, layer, false) + shard_begin(m->comm, tensor_count(&m->tensors[i]))) * (m->grad_type == GRAD_BF16 ? 2 : 4);
+}
+
+// What this rank owns of one tensor, between the host's fp32 and an arena, STAGING numbers at a time
+static void owned_copy(Model *m, TensorKind kind, int i, int layer, float *out, const float *in) {
     CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
     const Tensor *t = &m->tensors[i];
-    int64_t n = tensor_count(t), at = t->offset + layer * t->layer_stride, moment_at = m->moment_offset[i] + layer * m->moment_stride[i];
-    if (kind == KIND_GRAD && (strcmp(t->name, head_name(m)) == 0 ? m->head_fresh : m->fresh && strcmp(t->name, "embed") != 0)) {   // zeroed, not yet written
+    int64_t begin, end, at = m->owned_offset[i] + layer * m->owned_stride[i];
+    model_owned(m, i, &begin, &end);
+    if (kind == KIND_GRAD && m->zero == 0 && (strcmp(t->name, head_name(m)) == 0 ? m->head_fresh : m->fresh && strcmp(t->name, "embed") != 0)) {   // zeroed, not yet written
         CHECK(out);
-        memset(out, 0, (size_t)n * sizeof(float));
+        memset(out, 0, (size_t)(end - begin) * sizeof(float));
         return;
     }
-    for (int64_t done = 0; done < n; done += STAGING) {
-        int64_t k = n - done < STAGING ? n - done : STAGING;
+    links_finish(m);
+    for (int64_t done = 0; done < end - begin; done += STAGING) {
+        int64_t k = end - begin - done < STAGING ? end - begin - done : STAGING;
         if (in) CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
-        if (kind == KIND_PARAM && in) params_put(m->staging, m->params, m->remainder, at + done, k, m->stream);
-        else if (kind == KIND_PARAM) params_get(m->staging, m->params, m->remainder, at + done, k, m->stream);
+        if (kind == KIND_PARAM && in) params_put(m->staging, owned_params(m, i, layer) - at, m->remainder, at + done, k, m->stream);
+        else if (kind == KIND_PARAM) params_get(m->staging, owned_params(m, i, layer) - at, m->remainder, at + done, k, m->stream);
         else if (kind == KIND_GRAD) {
             CHECK(out);   // gradients are only ever read
-            grads_get(m->staging, m->grads, m->grad_type, at + done, k, m->stream);
-        } else if (in) moments_put(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_moments, moment_at + done, k, m->stream);
-        else moments_get(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_moments, moment_at + done, k, m->stream);
+            grads_get(m->staging, owned_grads(m, i, layer), m->grad_type, done, k, m->stream);
+        } else if (in) moments_put(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_owned, at + done, k, m->stream);
+        else moments_get(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_owned, at + done, k, m->stream);
         if (out) CUDA_CHECK(cudaMemcpyAsync(out + done, m->staging, (size_t)k * sizeof(float), cudaMemcpyDeviceToHost, m->stream));
         CUDA_CHECK(cudaStreamSynchronize(m->stream));   // the staging buffer is used again, and `in` may be pageable
     }
+    if (in) m->place_layer[0] = m->place_layer[1] = -1;
 }
-void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) { tensor_copy((Model *)m, kind, i, layer, out, NULL); }
-void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) { tensor_copy(m, kind, i, layer, NULL, in); }
+void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out) { owned_copy((Model *)m, kind, i, layer, out, NULL); }
+void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) { owned_copy(m, kind, i, layer, NULL, in); }
+void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
+    int64_t n = tensor_count(&m->tensors[i]);
+    model_get_owned(m, kind, i, layer, out + shard_begin(m->comm, n));
+    comm_gather_tensor_f32(m->comm, out, n);
+}
+void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {   // every rank is given all of it
+    int64_t n = tensor_count(&m->tensors[i]);
+    if (m->comm->size > 1 && kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer))   // what others own: rounded
+        for (int64_t done = 0; done < n; done += STAGING) {
+            int64_t k = n - done < STAGING ? n - done : STAGING;
+            CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
+            params_put(m->staging, m->params + offset_of(m, i, layer, weights_in_turns(m)), NULL, done, k, m->stream);
+            CUDA_CHECK(cudaStreamSynchronize(m->stream));
+        }
+    model_put_owned(m, kind, i, layer, in + shard_begin(m->comm, n));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// between the ranks. Two streams: m->stream computes, m->links.stream moves. Each waits for the other by events, never the host.
+//
+// Unit u: 0 the embedding, 1 ... L the layers, L + 1 the last norm and an LM head of its own. Gradients leave in falling order while the backward pass
+// goes on, weights come in rising order while the next forward pass goes on; arrived[u] says that they are there.
+// Where layers take turns in two places (ZeRO-2's gradients, ZeRO-3's weights), a place is used again when reduced[place], taken[place] say so.
+
+static int64_t unit_of(const Model *m, int i, int64_t layer) { return m->tensors[i].per_layer ? layer + 1 : i == 0 ? 0 : m->config.num_layers + 1; }
+static void stream_waits(cudaStream_t waiting, cudaEvent_t event, cudaStream_t for_stream) {
+    CUDA_CHECK(cudaEventRecord(event, for_stream));
+    CUDA_CHECK(cudaStreamWaitEvent(waiting, event, 0));
+}
+// what is on its way is waited for by everything that comes later on m->stream
+static void links_finish(Model *m) { if (m->zero) stream_waits(m->stream, m->ready, m->links.stream); }
+
+// Sums the gradients of a unit, which are complete on m->stream, over the ranks
+static void reduce_unit(Model *m, int64_t unit, bool last) {
+    if (m->zero == 0 || (m->zero == 1 && !last)) return;
+    const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    stream_waits(m->links.stream, m->ready, m->stream);
+    links_begin();
+    for (int i = 0; i < m->num_tensors; i++)
+        if (unit_of(m, i, layer) == unit) links_reduce(&m->links, (char *)m->grads + offset_of(m, i, layer, grads_in_turns(m)) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]), (int)grad_size(m));
+    links_end();
+    if (m->zero < 2) return;
+    for (int i = 0; i < m->num_tensors; i++) {
+        int64_t begin, end;
+        if (unit_of(m, i, layer) != unit) continue;
+        model_owned(m, i, &begin, &end);
+        accumulate_fp32((float *)owned_grads(m, i, layer), (const float *)m->grads + offset_of(m, i, layer, true) + begin, !m->sums_fresh, end - begin, m->links.stream);
+    }
+    if (unit >= 1 && unit <= L) CUDA_CHECK(cudaEventRecord(m->reduced[layer % m->turns], m->links.stream));
+}
+// before a layer's gradients are written: the layer that had the place has been summed
+static void wait_for_place(Model *m, int64_t layer) { if (m->zero >= 2) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->reduced[layer % m->turns], 0)); }
+
+// Sends a unit's weights to all ranks. The caller has made the moving stream wait for what they depend on.
+static void gather_unit(Model *m, int64_t unit) {
+    const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    links_begin();
+    for (int i = 0; i < m->num_tensors; i++)
+        if (unit_of(m, i, layer) == unit)
+            links_gather(&m->links, m->params + offset_of(m, i, layer, weights_in_turns(m)), owned_params(m, i, layer), tensor_count(&m->tensors[i]), (int)sizeof(real));
+    links_end();
+    CUDA_CHECK(cudaEventRecord(m->arrived[unit], m->links.stream));
+}
+// ZeRO-3: a layer's weights on their way to its place, when they are not there
+static void fetch_layer(Model *m, int64_t layer) {
+    if (m->zero < 3 || layer < 0 || layer >= m->config.num_layers || m->place_layer[layer % m->turns] == layer) return;
+    CUDA_CHECK(cudaStreamWaitEvent(m->links.stream, m->taken[layer % m->turns], 0));   // the layer before it there has been used
+    gather_unit(m, layer + 1);
+    m->place_layer[layer % m->turns] = layer;
+}
+// m->stream may read the weights of a layer; `next` is the layer whose turn comes after it
+static void need_layer(Model *m, int64_t layer, int64_t next) {
+    if (m->zero == 0) return;
+    fetch_layer(m, layer);
+    CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->arrived[layer + 1], 0));
+    fetch_layer(m, next);
+}
+static void used_layer(Model *m, int64_t layer) { if (m->zero >= 3) CUDA_CHECK(cudaEventRecord(m->taken[layer % m->turns], m->stream)); }
+static void need_ends(Model *m, int64_t unit) { if (m->zero) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->arrived[unit], 0)); }
+
+void model_share(Model *m) {
+    if (m->zero == 0) return;
+    stream_waits(m->links.stream, m->ready, m->stream);
+    m->place_layer[0] = m->place_layer[1] = -1;
+    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit);
+}
 
 // The numbers of train_findap.c's model_init_random, drawn on the host: the two twins start from the same weights
 void model_init_random(Model *m, uint64_t seed) {
@@ -513,15 +685,13 @@ void model_init_random(Model *m, uint64_t seed) {
 // ---------------------------------------------------------------------------------------------------------------------
 // one step
 
-static size_t grad_size(const Model *m) { return m->grad_type == GRAD_BF16 ? 2 : 4; }
-static void clear_grad(Model *m, const char *name) {
-    for (int i = 0; i < m->num_tensors; i++)
-        if (strcmp(m->tensors[i].name, name) == 0)
-            CUDA_CHECK(cudaMemsetAsync((char *)m->grads + m->tensors[i].offset * (int64_t)grad_size(m), 0, (size_t)tensor_count(&m->tensors[i]) * grad_size(m), m->stream));
+static void clear_grad(Model *m, const char *name) {   // of a tensor outside the layers
+    int i = tensor_index(m, name);
+    CUDA_CHECK(cudaMemsetAsync((char *)m->grads + grad_offset(m, name, 0) * (int64_t)grad_size(m), 0, (size_t)tensor_count(&m->tensors[i]) * grad_size(m), m->stream));
 }
 
 void model_zero_grad(Model *m) {
-    m->fresh = m->head_fresh = true;
+    m->fresh = m->head_fresh = m->sums_fresh = true;
     m->sums = 0;
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * 2, m->stream));
@@ -530,14 +700,14 @@ void model_zero_grad(Model *m) {
     CUDA_CHECK(cudaMemsetAsync(&m->state->loss, 0, sizeof m->state->loss, m->stream));
 }
 void model_zero_moments(Model *m) {
-    CUDA_CHECK(cudaMemsetAsync(m->moment1, 0, (size_t)moment_bytes(m->moment_type, m->num_moments), m->stream));
-    CUDA_CHECK(cudaMemsetAsync(m->moment2, 0, (size_t)moment_bytes(m->moment_type, m->num_moments), m->stream));
+    CUDA_CHECK(cudaMemsetAsync(m->moment1, 0, (size_t)moment_bytes(m->moment_type, m->num_owned), m->stream));
+    CUDA_CHECK(cudaMemsetAsync(m->moment2, 0, (size_t)moment_bytes(m->moment_type, m->num_owned), m->stream));
     CUDA_CHECK(cudaMemsetAsync(&m->state->t, 0, sizeof m->state->t, m->stream));
 }
 
 // the gradient of matrix `name` (O, K): fp32 sums by the GEMM itself; bf16 sums piece by piece through fp32 scratch, rounded stochastically
 static void matmul_backward_weight_of(Model *m, const char *name, int64_t layer, const real *dy, const real *x, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy) {
-    int64_t at = tensor_offset(m, name, layer);
+    int64_t at = grad_offset(m, name, layer);
     if (m->grad_type == GRAD_FP32) { matmul_backward_weight(&m->gemm, (float *)m->grads + at, dy, x, add, N, K, O, ldy, m->stream); return; }
     float *delta = (float *)(m->scratch + m->scratch_bytes - m->delta_bytes);
     int64_t rows = m->delta_bytes / (K * 4) / 64 * 64;
@@ -553,7 +723,7 @@ static float *vector_grad(Model *m, const char *name, int64_t layer) {
     return m->grad_type == GRAD_FP32 ? grad(m, name, layer) : (float *)(m->scratch + m->scratch_bytes - m->delta_bytes);
 }
 static void vector_grad_done(Model *m, const char *name, int64_t layer, int64_t n) {
-    int64_t at = tensor_offset(m, name, layer);
+    int64_t at = grad_offset(m, name, layer);
     if (m->grad_type == GRAD_BF16) accumulate_bf16((bf16 *)m->grads + at, vector_grad(m, name, layer), n, m->state, m->sums++, m->stream);
 }
 
@@ -574,11 +744,13 @@ static void layer_forward(Model *m, int64_t l, real *next, const Batch *b) {
     int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size;
     Layer *y = &m->layers[l];
     cudaStream_t s = m->stream;
+    need_layer(m, l, l + 1);
     layer_forward_attention(m, l, b);
     rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
     matmul_forward(&m->gemm, y->gate_up, y->norm2, param(m, "gate", l), NULL, NULL, N, C, 2 * F, 2 * F, s);      // gate, up in one
     swiglu_forward(y->act, y->gate_up, N, F, s);
     matmul_forward(&m->gemm, next, y->act, param(m, "down", l), NULL, y->x2, N, F, C, C, s);                     // next = x2 + ...
+    used_layer(m, l);
 }
 
 // the same backwards: m->dx (N, C) is the gradient of what leaves the layer, and becomes that of what enters it
@@ -591,6 +763,8 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     Gemm *g = &m->gemm;
     int r = m->recompute;
     bool add = !m->fresh, add_vector = add && m->grad_type == GRAD_FP32;
+    need_layer(m, l, l - 1);
+    wait_for_place(m, l);
     if (r & RECOMPUTE_BLOCK) layer_forward_attention(m, l, b);
     if (r & (RECOMPUTE_NORM | RECOMPUTE_BLOCK)) rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
     if (r & (RECOMPUTE_FFN | RECOMPUTE_BLOCK)) matmul_forward(g, y->gate_up, y->norm2, param(m, "gate", l), NULL, NULL, N, C, 2 * F, 2 * F, s);
@@ -625,6 +799,8 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     }
     rmsnorm_backward(m->dx, vector_grad(m, "norm1", l), m->partial, m->dnorm, y->x, y->rstd1, param(m, "norm1", l), add_vector, N, C, s);
     vector_grad_done(m, "norm1", l, C);
+    used_layer(m, l);
+    reduce_unit(m, l + 1, b->last);
 }
 
 // the places of a batch sorted by token, and where each token's run begins: so that the embedding's gradient has one order
@@ -665,8 +841,15 @@ void model_forward(Model *m, const Batch *b) {
     const Config *c = &m->config;
     int64_t N = b->B * b->T, C = c->hidden_size, L = c->num_layers;
     upload_batch(m, b);
+    if (m->zero >= 2 && m->training) {   // every micro-batch's gradients begin anew: their sum is with their owners
+        links_finish(m);
+        m->fresh = m->head_fresh = true;
+        if (!m->config.tied_embeddings) clear_grad(m, "embed");
+    }
+    need_ends(m, 0);
     embedding_forward(m->layers[0].x, param(m, "embed", 0), m->tokens, N, C, m->stream);
     for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, b);
+    need_ends(m, L + 1);
     rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps, m->stream);
     if (m->training) CUDA_CHECK(cudaMemsetAsync(m->dhidden, 0, (size_t)(N * C) * sizeof(real), m->stream));
 }
@@ -718,11 +901,14 @@ void model_backward(Model *m, const Batch *b) {
     CUDA_CHECK(cudaMemsetAsync(m->dx, 0, (size_t)(N * C) * sizeof(real), m->stream));
     rmsnorm_backward(m->dx, vector_grad(m, "norm", 0), m->partial, m->dhidden, m->x, m->rstd, param(m, "norm", 0), !m->fresh && m->grad_type == GRAD_FP32, N, C, m->stream);
     vector_grad_done(m, "norm", 0, C);
+    if (m->zero && !m->config.tied_embeddings && m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }   // no target here, perhaps elsewhere
+    reduce_unit(m, m->config.num_layers + 1, b->last);
     for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
     if (m->config.tied_embeddings && m->head_fresh) { clear_grad(m, "embed"); m->head_fresh = false; }   // no target anywhere: the head wrote nothing
     if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
-    else embedding_backward_bf16((bf16 *)m->grads + tensor_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
-    m->fresh = false;
+    else embedding_backward_bf16((bf16 *)m->grads + grad_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
+    reduce_unit(m, 0, b->last);
+    m->fresh = m->sums_fresh = false;
 }
 
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
@@ -744,23 +930,42 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
     free(host);
 }
 
-// One optimizer step over everything, decided on the GPU: norm, clipping and, when loss or norm is not finite, nothing.
+// One optimizer step over everything, decided on the GPU: norm, clipping and, when loss or norm is not finite, nothing. With several ranks each
+// updates what it owns; the new weights are on their way when this returns.
 void model_update(Model *m, const AdamW *opt) {
     CHECK(m->updates_issued - m->results_read < MODEL_UPDATES_AHEAD);
-    if (m->fresh) {   // no model_backward since model_zero_grad: the gradient is zero
+    if (m->zero) links_finish(m);   // all ranks ran at least one micro-batch
+    else if (m->fresh) {   // no model_backward since model_zero_grad: the gradient is zero
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * grad_size(m), m->stream));
         m->fresh = m->head_fresh = false;
     } else if (m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }
-    norm_and_clip(m->state, m->norm_partial, m->grads, m->grad_type, m->num_parameters, opt, m->stream);
+    if (m->zero == 0) norm_part(m->norm_partial, m->grads, m->grad_type, m->num_parameters, false, m->stream);
+    else if (m->zero >= 2) norm_part(m->norm_partial, m->shard_sums, GRAD_FP32, m->num_owned, false, m->stream);
+    else CUDA_CHECK(cudaMemsetAsync(m->norm_partial, 0, (size_t)norm_partial_count() * sizeof(double), m->stream));
+    for (int i = 0; i < m->num_tensors && m->zero == 1; i++) {
+        int64_t begin, end;
+        model_owned(m, i, &begin, &end);
+        for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1) && end > begin; l++) norm_part(m->norm_partial, owned_grads(m, i, l), m->grad_type, end - begin, true, m->stream);
+    }
+    norm_sum(m->state, m->norm_partial, m->stream);
+    if (m->zero) {
+        stream_waits(m->links.stream, m->ready, m->stream);
+        links_gather_two(&m->links, m->rank_totals, &m->state->loss);
+        links_finish(m);
+        norm_of_ranks(m->state, m->rank_totals, m->comm->size, m->stream);
+    }
+    norm_clip(m->state, opt, m->stream);
     for (int i = 0; i < m->num_tensors; i++) {
         const Tensor *t = &m->tensors[i];
-        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
-            // the arenas of parameters, shifted so that the moments' offset finds the tensor in them too
-            int64_t at = m->moment_offset[i] + l * m->moment_stride[i], shift = t->offset + l * t->layer_stride - at;
-            adamw_update(m->params + shift, m->remainder ? m->remainder + shift : NULL, m->moment1, m->moment2, m->moment_type, m->num_moments,
-                         (char *)m->grads + shift * (int64_t)grad_size(m), m->grad_type, at, tensor_count(t), opt, t->decayed, m->state, m->stream);
+        int64_t begin, end;
+        model_owned(m, i, &begin, &end);
+        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1) && end > begin; l++) {
+            int64_t at = m->owned_offset[i] + l * m->owned_stride[i];   // weights and gradients are given as if they lay there, as remainders and moments do
+            adamw_update(owned_params(m, i, l) - at, m->remainder, m->moment1, m->moment2, m->moment_type, m->num_owned,
+                         owned_grads(m, i, l) - at * (int64_t)grad_size(m), m->grad_type, at, end - begin, opt, t->decayed, m->state, m->stream);
         }
     }
+    model_share(m);
     int slot = (int)(m->updates_issued++ % MODEL_UPDATES_AHEAD);
     CUDA_CHECK(cudaMemcpyAsync(&m->results[slot], m->state, sizeof(StepState), cudaMemcpyDeviceToHost, m->stream));
     CUDA_CHECK(cudaEventRecord(m->updated[slot], m->stream));

@@ -163,7 +163,7 @@ int main(int argc, char **argv) {
     printf("%smade in %.1f s\n", model_notes(m), seconds_now() - start);
 
     Batch b;
-    b.B = rows; b.T = T;
+    b.B = rows; b.T = T; b.last = true;
     b.tokens = (int32_t *)xmalloc(N * 4); b.positions = (int32_t *)xmalloc(N * 4); b.targets = (int32_t *)xmalloc(N * 4); b.weights = (float *)xmalloc(N * 4);
     float *coef = (float *)xmalloc(N * 4), *logp = (float *)model_host_alloc(N * 4);
     double pairs = 0, targets = 0;

@@ -47,7 +47,7 @@ static int64_t moment_bytes(MomentType type, int64_t n) {   // n: a multiple of 
 // ---------------------------------------------------------------------------------------------------------------------
 // gradient norm and what follows from it
 
-template <typename T> __global__ static void __launch_bounds__(256) sum_of_squares_kernel(double *partial, const T *x, int64_t n) {
+template <typename T> __global__ static void __launch_bounds__(256) sum_of_squares_kernel(double *partial, const T *x, int64_t n, bool add) {
     constexpr int P = Pack<T>::size;
     __shared__ double shared[256];
     // NORM_PARTS blocks whatever the GPU: the order of the sum is that of the numbers' places
@@ -64,9 +64,10 @@ template <typename T> __global__ static void __launch_bounds__(256) sum_of_squar
         if ((int)threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
-    if (threadIdx.x == 0) partial[blockIdx.x] = shared[0];
+    if (threadIdx.x == 0) partial[blockIdx.x] = (add ? partial[blockIdx.x] : 0) + shared[0];
 }
-__global__ static void __launch_bounds__(256) norm_and_clip_kernel(StepState *state, const double *partial, double lr, double beta1, double beta2, double grad_clip, int64_t t) {
+// state->sum_squares = the sum of the parts
+__global__ static void __launch_bounds__(256) norm_kernel(StepState *state, const double *partial) {
     __shared__ double shared[256];
     double sum = 0;
     for (int i = threadIdx.x; i < NORM_PARTS; i += 256) sum += partial[i];
@@ -76,9 +77,17 @@ __global__ static void __launch_bounds__(256) norm_and_clip_kernel(StepState *st
         if ((int)threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
-    if (threadIdx.x != 0) return;
-    const double norm = sqrt(shared[0]);
-    state->sum_squares = shared[0];
+    if (threadIdx.x == 0) state->sum_squares = shared[0];
+}
+// loss and squares of all ranks (ranks, 2), added in rank order
+__global__ static void norm_of_ranks_kernel(StepState *state, const double *all, int ranks) {
+    double loss = 0, squares = 0;
+    for (int r = 0; r < ranks; r++) { loss += all[2 * r]; squares += all[2 * r + 1]; }
+    state->loss = loss;
+    state->sum_squares = squares;
+}
+__global__ static void clip_kernel(StepState *state, double lr, double beta1, double beta2, double grad_clip, int64_t t) {
+    const double norm = sqrt(state->sum_squares);
     state->skip = !isfinite(norm) || !isfinite(state->loss);
     state->grad_scale = grad_clip > 0 && norm + 1e-6 > grad_clip ? (float)(grad_clip / (norm + 1e-6)) : 1.0f;
     if (t > 0) state->t = t - 1;
@@ -88,13 +97,30 @@ __global__ static void __launch_bounds__(256) norm_and_clip_kernel(StepState *st
     state->correction = (float)sqrt(1.0 - pow(beta2, (double)state->t));
 }
 static int64_t norm_partial_count(void) { return NORM_PARTS; }
-// The norm of the whole gradient (n a multiple of 8, its gaps zero), in double and in one order, and into `state` what follows from it and
-// from state->loss: clipping as torch.nn.utils.clip_grad_norm_'s, skip, and AdamW's bias corrections. partial: norm_partial_count() doubles.
-static void norm_and_clip(StepState *state, double *partial, const void *grads, GradType type, int64_t n, const AdamW *o, cudaStream_t stream) {
-    if (type == GRAD_FP32) sum_of_squares_kernel<<<NORM_PARTS, 256, 0, stream>>>(partial, (const float *)grads, n);
-    else sum_of_squares_kernel<<<NORM_PARTS, 256, 0, stream>>>(partial, (const bf16 *)grads, n);
-    norm_and_clip_kernel<<<1, 256, 0, stream>>>(state, partial, o->lr, o->beta1, o->beta2, o->grad_clip, o->t);
+// Squares of n numbers (a multiple of 8), in double and in one order, into `partial` (norm_partial_count() doubles) or added to what is there
+static void norm_part(double *partial, const void *grads, GradType type, int64_t n, bool add, cudaStream_t stream) {
+    if (type == GRAD_FP32) sum_of_squares_kernel<<<NORM_PARTS, 256, 0, stream>>>(partial, (const float *)grads, n, add);
+    else sum_of_squares_kernel<<<NORM_PARTS, 256, 0, stream>>>(partial, (const bf16 *)grads, n, add);
     CUDA_CHECK(cudaGetLastError());
+}
+static void norm_sum(StepState *state, const double *partial, cudaStream_t stream) {
+    norm_kernel<<<1, 256, 0, stream>>>(state, partial);
+    CUDA_CHECK(cudaGetLastError());
+}
+static void norm_of_ranks(StepState *state, const double *all, int ranks, cudaStream_t stream) {
+    norm_of_ranks_kernel<<<1, 1, 0, stream>>>(state, all, ranks);
+    CUDA_CHECK(cudaGetLastError());
+}
+// Into `state` what follows from its loss and sum_squares: clipping as torch.nn.utils.clip_grad_norm_'s, skip, and AdamW's bias corrections
+static void norm_clip(StepState *state, const AdamW *o, cudaStream_t stream) {
+    clip_kernel<<<1, 1, 0, stream>>>(state, o->lr, o->beta1, o->beta2, o->grad_clip, o->t);
+    CUDA_CHECK(cudaGetLastError());
+}
+// all three, for a gradient in one piece whose gaps are zero
+static void norm_and_clip(StepState *state, double *partial, const void *grads, GradType type, int64_t n, const AdamW *o, cudaStream_t stream) {
+    norm_part(partial, grads, type, n, false, stream);
+    norm_sum(state, partial, stream);
+    norm_clip(state, o, stream);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -362,6 +388,21 @@ static void accumulate_bf16(bf16 *grad, const float *delta, int64_t n, const Ste
     CUDA_CHECK(cudaGetLastError());
 }
 
+// sum (+)= x, fp32, n numbers (a multiple of 8): a micro-batch's gradient into the sum of the rank that owns it
+__global__ static void __launch_bounds__(256) accumulate_fp32_kernel(float *sum, const float *x, bool add, int64_t n) {
+    for (int64_t i = (blockIdx.x * 256ll + threadIdx.x) * 4; i < n; i += gridDim.x * 1024ll) {
+        float4 v = *reinterpret_cast<const float4 *>(x + i), s = add ? *reinterpret_cast<const float4 *>(sum + i) : make_float4(0, 0, 0, 0);
+        *reinterpret_cast<float4 *>(sum + i) = make_float4(s.x + v.x, s.y + v.y, s.z + v.z, s.w + v.w);
+    }
+}
+static void accumulate_fp32(float *sum, const float *x, bool add, int64_t n, cudaStream_t stream) {
+    CHECK(n % 4 == 0);
+    if (n == 0) return;
+    const int64_t blocks = ceil_div(n, 1024);
+    accumulate_fp32_kernel<<<(unsigned)(blocks < 1024 ? blocks : 1024), 256, 0, stream>>>(sum, x, add, n);
+    CUDA_CHECK(cudaGetLastError());
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // between arenas and fp32 numbers on the GPU (n a multiple of 8): loading, saving, checkpoints. What is got and put back is the same.
 
@@ -377,7 +418,7 @@ static void params_get(float *x, const real *p, const int16_t *remainder, int64_
     params_copy_kernel<<<place_blocks(n), 256, 0, stream>>>(x, (real *)p + at, remainder ? (int16_t *)remainder + at : NULL, false, n);
     CUDA_CHECK(cudaGetLastError());
 }
-static void params_put(const float *x, real *p, int16_t *remainder, int64_t at, int64_t n, cudaStream_t stream) {
+static void params_put(const float *x, real *p, int16_t *remainder, int64_t at, int64_t n, cudaStream_t stream) {   // remainder NULL: rounded
     params_copy_kernel<<<place_blocks(n), 256, 0, stream>>>((float *)x, p + at, remainder ? remainder + at : NULL, true, n);
     CUDA_CHECK(cudaGetLastError());
 }
