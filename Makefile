@@ -53,7 +53,7 @@ CUDA_ARCH ?= 80 90a
 gencode = $(if $(filter 80,$(1)),-gencode arch=compute_80$(comma)code=[sm_80$(comma)compute_80],-gencode arch=compute_$(1)$(comma)code=sm_$(1))
 comma := ,
 NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreach a,$(CUDA_ARCH),$(call gencode,$(a))) \
-    -Xcompiler '-Wall -Wno-unused-function $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
+    -Xcompiler '-Wall -Wno-unused-function -Wno-uninitialized -Wno-maybe-uninitialized $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
     $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
 CUDA_LIBS = -lcublasLt -ldl $(if $(USE_CUDNN),-lcudnn -lnvrtc)
 # several GPUs: NCCL moves, MPI starts. Only for the programs people run; what is in dev/ runs alone
@@ -71,7 +71,7 @@ TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
 
-.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda compare gpu-check fuzz bench deps help clean
+.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda compare gpu-check gpu-ranks fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -158,6 +158,9 @@ compare: build/prepare build/make_demo build/train_findap_cpu build/compare_dump
 gpu-check: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/train_findap_racecheck $(LADDERS)
 	@bash scripts/gpu_check.sh
 
+gpu-ranks: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32
+	@bash scripts/gpu_ranks.sh
+
 fuzz: $(FUZZERS)
 	@echo "run e.g.: build/fuzz/fuzz_safetensors -max_total_time=180"
 
@@ -168,6 +171,7 @@ help:
 	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
 	@echo "make cuda            compile every CUDA program"
 	@echo "make gpu-check       everything that needs a GPU to be shown: compare, kernels, sanitizers, same bits, loss curves"
+	@echo "make gpu-ranks       the same for several GPUs of one host: any number of ranks, ZeRO-1 to 3, resume"
 	@echo "make compare         CPU twin against GPU twin, tensor by tensor (needs a GPU)"
 	@echo "make fuzz            libFuzzer targets in build/fuzz (needs clang)"
 	@echo "make bench           matmul speed against this processor's peak"

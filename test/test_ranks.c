@@ -26,8 +26,9 @@ __attribute__((format(printf, 1, 2))) static int run(const char *format, ...) {
     int status = pclose(f);
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
-static const char mpirun[] = "OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none";
+static const char mpirun[] = "timeout -k 5 200 env OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none";
 static char small[2048];   // model, data and sizes; set by prepare
+static bool no_ranks;      // no mpirun here
 
 static const char *unless(const char *flags, const char *name, const char *otherwise) { return strstr(flags, name) ? "" : otherwise; }
 static int train(int ranks, const char *flags) {
@@ -67,7 +68,10 @@ static void expect_losses(const char *out, const char *of) {
 // a model whose sizes do not divide by the ranks, real documents of the demo, and the run of one rank that all others are held against
 static int prepare(void **state) {
     if (setup(state) != 0) return -1;
-    if (run("mpirun --version >/dev/null 2>&1") != 0 || run("ldd %s/train_findap_cpu | grep -q libmpi", build) != 0) { printf("skipped: several ranks: no mpirun here, or the programs were built without MPI\n"); small[0] = 0; return 0; }
+    if (run("mpirun --version >/dev/null 2>&1") != 0 || run("ldd %s/train_findap_cpu | grep -q libmpi", build) != 0) {
+        printf("skipped: several ranks: no mpirun here, or the programs were built without MPI\n");
+        no_ranks = true;
+    }
     Error e;
     char config[600];
     snprintf(config, sizeof config, "{\"architectures\": [\"Qwen2ForCausalLM\"], \"model_type\": \"qwen2\", \"vocab_size\": 515, \"hidden_size\": 56, \"intermediate_size\": 136, \"num_hidden_layers\": 3, "
@@ -83,7 +87,7 @@ static int prepare(void **state) {
     if (status != 0) printf("%s", output);
     return status;
 }
-#define NEED_RANKS if (small[0] == 0) { skip(); return; }
+#define NEED_RANKS if (no_ranks) { skip(); return; }
 
 // seven rows a step: no number of ranks but one and seven divides them
 static void test_any_number_of_ranks_and_any_stage_give_the_same_losses(void **state) {
@@ -154,7 +158,7 @@ static pid_t start(int ranks, const char *flags) {
     pid_t pid = fork();
     if (pid != 0) return pid;
     char command[4096];
-    snprintf(command, sizeof command, "exec env %s -np %d %s/train_findap_cpu %s %s %s %s >%s 2>&1", mpirun, ranks, build, small,
+    snprintf(command, sizeof command, "exec %s -np %d %s/train_findap_cpu %s %s %s %s >%s 2>&1", mpirun, ranks, build, small,
              unless(flags, "--steps", "--steps 20"), unless(flags, "--step-tokens", "--step-tokens 896"), flags, in("job.log"));
     execl("/bin/sh", "sh", "-c", command, (char *)NULL);
     _exit(127);
@@ -255,6 +259,28 @@ static void test_errors_are_said_once(void **state) {
     assert_non_null(strstr(output, "--resume goes on"));
 }
 
+// The disk fails at the k-th call by which the program changes what is under checkpoints/, for every k, or the program is killed there: the run goes on
+// where it can, and a resume ends with the bits of the run that nothing happened to. (test_checkpoint does this for several ranks, with a small model of its own.)
+static void test_the_disk_fails_at_any_call(void **state) {
+    (void)state;
+    if (run("cc -shared -fPIC -O1 test/fail_shim.c -o %s -ldl 2>&1", in("shim.so")) != 0) { printf("skipped: failing calls: no C compiler here\n"); skip(); return; }
+    const char *flags = "--steps 4 --checkpoint-every 2 --step-tokens 256 --keep 1 --quiet";
+    assert_int_equal(run("%s/train_findap_cpu %s %s --out %s 2>&1", build, small, flags, in("sound")), 0);
+    for (int kill = 0; kill <= 1; kill++)
+        for (int k = 1, clean = 0; clean < 4; k++) {
+            run("rm -rf %s", in("torn"));
+            int status = run("FAIL_UNDER=%s FAIL_AT=%d %s LD_PRELOAD=%s %s/train_findap_cpu %s %s --out %s 2>&1", in("torn/checkpoints/"), k, kill ? "FAIL_KILL=1" : "FAIL_ERRNO=28", in("shim.so"), build, small, flags, in("torn"));
+            bool hit = status != 0 || output[0] != 0;
+            clean = hit ? 0 : clean + 1;
+            if (k > 300) fail_msg("more than 300 calls?");
+            if (status == 1 && !strstr(output, "error: ")) fail_msg("call %d: %s", k, output);
+            if (status != 0 && run("%s/train_findap_cpu %s %s --out %s --resume 2>&1", build, small, flags, in("torn")) != 0) fail_msg("call %d%s, then --resume: %s", k, kill ? ", killed" : "", output);
+            if (run("cmp %s %s && ls %s/checkpoints | grep -c tmp", in("sound/model.safetensors"), in("torn/model.safetensors"), in("torn")) != 1 || output[0] != '0')
+                fail_msg("call %d%s: other bits, or something half-written is left: %s", k, kill ? ", killed" : "", output);
+            if (clean == 4) printf("%s at each of %d calls\n", kill ? "killed" : "failed", k - 4);
+        }
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     char *self = realpath(argv[0], NULL);
@@ -264,7 +290,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_any_number_of_ranks_and_any_stage_give_the_same_losses), cmocka_unit_test(test_the_same_bits_twice_and_evaluation),
         cmocka_unit_test(test_the_gradient_of_all_ranks_is_that_of_one), cmocka_unit_test(test_a_run_goes_on_with_another_number_of_ranks),
         cmocka_unit_test(test_a_killed_rank_ends_the_job_and_a_resume_goes_on), cmocka_unit_test(test_a_hanging_rank_ends_the_job_in_time),
-        cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once),
+        cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once), cmocka_unit_test(test_the_disk_fails_at_any_call),
     };
     int failed = cmocka_run_group_tests(tests, prepare, teardown);
     free(output);

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# make gpu-ranks: what can only be shown on a host with several GPUs, one line a check, exit status 1 when one fails: 1, 2 and all GPUs give
+# the same losses in every ZeRO stage (fp32 build, to the printed digits), the same command gives the same bits (bf16), every type of moments trains, and a
+# run goes on with another number of GPUs. About two minutes on four H200s.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+[ "$(id -u)" = 0 ] && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+bash scripts/compare.sh prepare || exit 1
+gpus=${1:-$(nvidia-smi -L | wc -l)}
+[ "$gpus" -ge 2 ] || { echo "gpu-ranks: there is one GPU here, two are needed"; exit 1; }
+dir=build/gpu_ranks
+status=0
+rm -rf $dir; mkdir -p $dir
+flags="--init random --init-seed 5 --data build/compare/shards/reports build/compare/shards/questions --seq-len 333 --step-tokens 2664 --micro-rows 2 --lr 1e-3 --steps 20 --checkpoint-every 0 --save-dtype float32"
+run() {   # log, ranks, program, flags...
+    local log=$dir/$1.log ranks=$2; shift 2
+    if [ "$ranks" = 1 ]; then "$@" >"$log" 2>&1; else timeout 300 mpirun --bind-to none -np "$ranks" "$@" >"$log" 2>&1; fi
+}
+steps() { cat "${@/#/$dir/}" | grep '^step' | grep -o 'loss *[0-9.]*\|norm *[0-9.]*'; }
+say() { printf '%-66s %s\n' "$1" "$2"; [ "$2" = ok ] || { status=1; [ -n "${3:-}" ] && tail -n 2 "$dir/$3.log"; }; }
+same() { [ -n "$(steps "$1")" ] && [ "$(steps "$1")" = "$(steps "${@:2}")" ] && echo ok || echo DIFFERENT; }
+counts=2; [ "$gpus" -gt 2 ] && counts="2 $gpus"
+
+for model in qwen64 llama128; do
+    run $model.1 1 build/train_findap_fp32 --model build/compare/$model $flags --out $dir/1 --overwrite
+    for n in $counts; do for zero in 1 2 3; do
+        run $model.$n.$zero "$n" build/train_findap_fp32 --model build/compare/$model $flags --zero $zero --out $dir/many --overwrite
+        say "$model, fp32, $n GPUs, ZeRO-$zero: 20 losses and norms as with one" "$(same $model.1.log $model.$n.$zero.log)" $model.$n.$zero
+    done; done
+    for twice in a b; do run $model.$twice "$gpus" build/train_findap --model build/compare/$model $flags --zero 2 --out $dir/$twice --overwrite; done
+    say "$model, bf16, $gpus GPUs: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
+done
+for moments in bf16 8bit; do for zero in 1 2 3; do
+    say "moments $moments, $gpus GPUs, ZeRO-$zero" "$(run m "$gpus" build/train_findap --model build/compare/llama128 $flags --zero $zero --moments $moments --out $dir/m --overwrite && echo ok || echo FAILED)" m
+done; done
+run r1 "$gpus" build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --stop-after-steps 7
+run r2 1 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --stop-after-steps 6 --resume
+run r3 "$gpus" build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --zero 3 --resume
+say "stopped with $gpus GPUs, on with 1, on with $gpus" "$(same qwen64.1.log r1.log r2.log r3.log)" r3
+[ $status -eq 0 ] && echo "gpu-ranks: all ok" || echo "gpu-ranks: FAILED"
+exit $status
