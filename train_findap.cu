@@ -434,8 +434,8 @@ static void choose_device(const ModelOptions *o) {
     int devices = 0;
     if (o && o->comm && o->comm->size > 1) {
         CUDA_CHECK(cudaGetDeviceCount(&devices));
-        if (o->comm->local_rank >= devices) die("rank %d is number %d on its host, which has %d GPU%s ---> start as many processes on a host as it has GPUs", o->comm->rank, o->comm->local_rank, devices, devices == 1 ? "" : "s");
-        CUDA_CHECK(cudaSetDevice(o->comm->local_rank));
+        if (devices > 1 && o->comm->local_rank >= devices) die("rank %d is number %d on its host, which has %d GPUs ---> start as many processes on a host as it has GPUs", o->comm->rank, o->comm->local_rank, devices);
+        CUDA_CHECK(cudaSetDevice(devices > 1 ? o->comm->local_rank : 0));   // one: the launcher has given each process its own
     }
     CUDA_CHECK(cudaFree(0));
 }
@@ -570,7 +570,7 @@ static void owned_copy(Model *m, TensorKind kind, int i, int layer, float *out, 
         } else if (in) moments_put(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_owned, at + done, k, m->stream);
         else moments_get(m->staging, kind == KIND_MOMENT1 ? m->moment1 : m->moment2, m->moment_type, kind == KIND_MOMENT2, m->num_owned, at + done, k, m->stream);
         if (out) CUDA_CHECK(cudaMemcpyAsync(out + done, m->staging, (size_t)k * sizeof(float), cudaMemcpyDeviceToHost, m->stream));
-        CUDA_CHECK(cudaStreamSynchronize(m->stream));   // the staging buffer is used again, and `in` may be pageable
+        model_wait(m);   // the staging buffer is used again, and `in` may be pageable
     }
     if (in) m->place_layer[0] = m->place_layer[1] = -1;
 }
@@ -587,6 +587,7 @@ void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {  
         for (int64_t done = 0; done < n; done += STAGING) {
             int64_t k = n - done < STAGING ? n - done : STAGING;
             CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
+            if (done == 0) links_finish(m);
             params_put(m->staging, m->params + offset_of(m, i, layer, weights_in_turns(m)), NULL, done, k, m->stream);
             CUDA_CHECK(cudaStreamSynchronize(m->stream));
         }
@@ -692,7 +693,7 @@ static void clear_grad(Model *m, const char *name) {   // of a tensor outside th
 
 void model_zero_grad(Model *m) {
     m->fresh = m->head_fresh = m->sums_fresh = true;
-    m->sums = 0;
+    m->sums = (uint64_t)m->comm->rank << 54;   // every rank rounds by its own noise, or the noise of the sum would grow with their number
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * 2, m->stream));
         m->fresh = m->head_fresh = false;
@@ -840,9 +841,10 @@ void model_forward(Model *m, const Batch *b) {
     CHECK(b->B >= 1 && b->T >= 1 && b->T <= m->T && b->B * b->T <= m->B * m->T);
     const Config *c = &m->config;
     int64_t N = b->B * b->T, C = c->hidden_size, L = c->num_layers;
+    comm_wait_begin(m->comm, "the forward pass", false);   // enqueuing takes milliseconds, unless the queue is full because a GPU waits for another rank's
     upload_batch(m, b);
     if (m->zero >= 2 && m->training) {   // every micro-batch's gradients begin anew: their sum is with their owners
-        links_finish(m);
+        if (!m->sums_fresh) links_finish(m);   // of the step's first one the place is free since the update before
         m->fresh = m->head_fresh = true;
         if (!m->config.tied_embeddings) clear_grad(m, "embed");
     }
@@ -852,6 +854,7 @@ void model_forward(Model *m, const Batch *b) {
     need_ends(m, L + 1);
     rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps, m->stream);
     if (m->training) CUDA_CHECK(cudaMemsetAsync(m->dhidden, 0, (size_t)(N * C) * sizeof(real), m->stream));
+    comm_wait_end(m->comm);
 }
 
 // Only places with a weighted target are looked at, head_rows at a time: gathered, multiplied with the LM head, turned into
@@ -898,6 +901,7 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
 void model_backward(Model *m, const Batch *b) {
     CHECK(m->training);
     int64_t N = b->B * b->T, C = m->config.hidden_size;
+    comm_wait_begin(m->comm, "the backward pass", false);
     CUDA_CHECK(cudaMemsetAsync(m->dx, 0, (size_t)(N * C) * sizeof(real), m->stream));
     rmsnorm_backward(m->dx, vector_grad(m, "norm", 0), m->partial, m->dhidden, m->x, m->rstd, param(m, "norm", 0), !m->fresh && m->grad_type == GRAD_FP32, N, C, m->stream);
     vector_grad_done(m, "norm", 0, C);
@@ -909,6 +913,7 @@ void model_backward(Model *m, const Batch *b) {
     else embedding_backward_bf16((bf16 *)m->grads + grad_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
     reduce_unit(m, 0, b->last);
     m->fresh = m->sums_fresh = false;
+    comm_wait_end(m->comm);
 }
 
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
@@ -934,6 +939,7 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
 // updates what it owns; the new weights are on their way when this returns.
 void model_update(Model *m, const AdamW *opt) {
     CHECK(m->updates_issued - m->results_read < MODEL_UPDATES_AHEAD);
+    comm_wait_begin(m->comm, "the update", false);
     if (m->zero) links_finish(m);   // all ranks ran at least one micro-batch
     else if (m->fresh) {   // no model_backward since model_zero_grad: the gradient is zero
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * grad_size(m), m->stream));
@@ -969,6 +975,7 @@ void model_update(Model *m, const AdamW *opt) {
     int slot = (int)(m->updates_issued++ % MODEL_UPDATES_AHEAD);
     CUDA_CHECK(cudaMemcpyAsync(&m->results[slot], m->state, sizeof(StepState), cudaMemcpyDeviceToHost, m->stream));
     CUDA_CHECK(cudaEventRecord(m->updated[slot], m->stream));
+    comm_wait_end(m->comm);
 }
 
 StepResult model_result(Model *m) {
@@ -989,7 +996,11 @@ StepResult model_result(Model *m) {
     return r;
 }
 
-void model_wait(Model *m) { CUDA_CHECK(cudaStreamSynchronize(m->stream)); }
+void model_wait(Model *m) {
+    comm_wait_begin(m->comm, "the GPU", false);
+    CUDA_CHECK(cudaStreamSynchronize(m->stream));
+    comm_wait_end(m->comm);
+}
 void *model_host_alloc(int64_t bytes) {
     void *p;
     CUDA_CHECK(cudaMallocHost(&p, (size_t)bytes));

@@ -691,6 +691,7 @@ FN bool checkpoint_begin(CheckpointWriter *w, const char *out, Model *m, const P
     w->step = p->step;
     w->keep = keep;
     w->bytes = w->header_bytes + w->payload;
+    comm_barrier(c, "the end of the last checkpoint", true);   // rank 0 may still delete an old one
     comm_sum_i64(c, &w->bytes, 1, "the checkpoint's size");
     bool ok = true;
     if (c->rank == 0) {

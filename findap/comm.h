@@ -22,7 +22,7 @@
 
 typedef struct {
     int rank, size, local_rank;      // local_rank: among the ranks of this host
-    bool parallel;                   // MPI was started
+    bool parallel, watched;          // MPI was started; the watchdog was
     double deadline;                 // seconds that a wait may last, 0: for ever
     // the watchdog's: when the wait now in progress began (0: none, or a patient one), and what for
     pthread_t watchdog;
@@ -43,17 +43,21 @@ __attribute__((noreturn)) FN void comm_abort(const Comm *c, int status) {
 #ifdef FINDAP_MPI
 FN void *comm_watch(void *argument) {
     Comm *c = (Comm *)argument;
+    double since = 0, waited = 0;
     while (!c->ending) {
         usleep(200000);
-        double since = c->waiting_since;
-        if (since > 0 && c->deadline > 0 && seconds_now() - since > c->deadline) {
+        double now = c->waiting_since;
+        waited = now > 0 && now == since ? waited + 0.2 : 0;   // in this thread's own time: a job that was suspended has not waited
+        since = now;
+        if (c->deadline > 0 && waited > c->deadline) {
             fprintf(stderr, "%s: error: rank %d has waited %.0f s for the others (%s): a rank hangs, or a machine or link is gone; the job ends ---> the same command with --resume goes on from the last checkpoint; "
-                            "--watchdog sets the time\n", program_name, c->rank, seconds_now() - since, c->waiting_for ? c->waiting_for : "?");
+                            "--watchdog sets the time\n", program_name, c->rank, waited, c->waiting_for ? c->waiting_for : "?");
             comm_abort(c, 1);
         }
     }
     return NULL;
 }
+FN void comm_die(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
 #endif
 // a wait for other ranks begins, ends. `patient`: it may last as long as it likes
 FN void comm_wait_begin(Comm *c, const char *what, bool patient) {
@@ -70,11 +74,10 @@ FN int comm_environment(const char *const *names) {   // the first of them that 
 // Joins the job that started this process. Ranks that a launcher started without MPI being compiled in would each do the whole work: an error.
 FN bool comm_begin(Comm *c, double deadline, Error *e) {
     static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS", NULL};
-    static const char *const locals[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", NULL};
     memset(c, 0, sizeof *c);
     c->size = 1;
     c->deadline = deadline;
-    int size = comm_environment(sizes), local = comm_environment(locals);
+    int size = comm_environment(sizes);
     if (size <= 1) return true;
 #ifdef FINDAP_MPI
     int provided = 0;
@@ -83,11 +86,14 @@ FN bool comm_begin(Comm *c, double deadline, Error *e) {
     MPI_Comm_size(MPI_COMM_WORLD, &c->size);
     c->parallel = true;
     if (c->size != size) return fail(e, "the launcher started %d processes, MPI knows %d ---> start it with the mpirun of the MPI it was built with (Slurm: srun --mpi=pmix)", size, c->size);
-    c->local_rank = local >= 0 ? local : c->rank;
-    if (pthread_create(&c->watchdog, NULL, comm_watch, c) != 0) return fail(e, "the watchdog thread could not be started: %s", strerror(errno));
-    return true;
+    die_with = comm_die;
+    MPI_Comm host;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host);
+    MPI_Comm_rank(host, &c->local_rank);
+    MPI_Comm_free(&host);
+    c->watched = pthread_create(&c->watchdog, NULL, comm_watch, c) == 0;
+    return c->watched || fail(e, "the watchdog thread could not be started: %s", strerror(errno));
 #else
-    (void)local;
     return fail(e, "started as one of %d processes, but built without MPI ---> install OpenMPI's development files and build again, or start it alone", size);
 #endif
 }
@@ -96,9 +102,10 @@ FN void comm_end(Comm *c) {
 #ifdef FINDAP_MPI
     if (!c->parallel) return;
     c->ending = true;
-    pthread_join(c->watchdog, NULL);
+    if (c->watched) pthread_join(c->watchdog, NULL);
     MPI_Finalize();
-    c->parallel = false;
+    c->parallel = c->watched = false;
+    die_with = NULL;
 #endif
     (void)c;
 }
@@ -200,28 +207,20 @@ FN bool comm_agree(Comm *c, bool ok, Error *e, const char *what) {
     return good;
 }
 
+// Is x (n bytes: a hash of all that must be the same) what rank 0 has, on every rank? If not, all get the error
+FN bool comm_same(Comm *c, const void *x, int64_t n, Error *e) {
+    if (c->size <= 1) return true;
+    char *all = (char *)xmalloc(n * c->size);
+    comm_gather_bytes(c, x, all, n, "comparing the ranks' settings", true);
+    int other = 0;
+    for (int r = c->size - 1; r > 0; r--) if (memcmp(all, all + r * n, (size_t)n) != 0) other = r;
+    free(all);
+    return other == 0 || fail(e, "rank %d has another program, model, data, recipe or flags than rank 0 ---> give every host the same files and every rank the same command", other);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // for the CPU twin: fp32 arrays, `part` numbers a rank
 
-// x (size, part): part `rank` of it becomes the sum over all ranks, in rank order; the other parts are lost
-FN void comm_reduce_scatter_f32(Comm *c, float *x, int64_t part, const char *what) {
-#ifdef FINDAP_MPI
-    if (c->size == 1 || part == 0) return;
-    CHECK(part * 4 <= 1 << 30);
-    float *all = (float *)xmalloc(part * c->size * 4);
-    comm_wait_begin(c, what, false);
-    MPI_Alltoall(x, (int)part, MPI_FLOAT, all, (int)part, MPI_FLOAT, MPI_COMM_WORLD);   // and not MPI_Reduce_scatter, whose order is its own affair
-    comm_wait_end(c);
-    float *mine = x + c->rank * part;
-    for (int64_t i = 0; i < part; i++) {
-        float sum = all[i];
-        for (int r = 1; r < c->size; r++) sum += all[r * part + i];
-        mine[i] = sum;
-    }
-    free(all);
-#endif
-    (void)c; (void)x; (void)part; (void)what;
-}
 // x (n) of rank `root` = the sum over all ranks, in rank order
 FN void comm_reduce_f32(Comm *c, float *x, int64_t n, int root, const char *what) {
 #ifdef FINDAP_MPI
@@ -239,6 +238,29 @@ FN void comm_reduce_f32(Comm *c, float *x, int64_t n, int root, const char *what
     free(all);
 #endif
     (void)c; (void)x; (void)n; (void)root; (void)what;
+}
+// x (size, part): part `rank` of it becomes the sum over all ranks, in rank order; the other parts are lost
+FN void comm_reduce_scatter_f32(Comm *c, float *x, int64_t part, const char *what) {
+#ifdef FINDAP_MPI
+    if (c->size == 1 || part == 0) return;
+    if (part * 4 > 1 << 28) {   // MPI counts in int
+        for (int r = 0; r < c->size; r++)
+            for (int64_t done = 0; done < part; done += 1 << 26) comm_reduce_f32(c, x + r * part + done, part - done < 1 << 26 ? part - done : 1 << 26, r, what);
+        return;
+    }
+    float *all = (float *)xmalloc(part * c->size * 4);
+    comm_wait_begin(c, what, false);
+    MPI_Alltoall(x, (int)part, MPI_FLOAT, all, (int)part, MPI_FLOAT, MPI_COMM_WORLD);   // and not MPI_Reduce_scatter, whose order is its own affair
+    comm_wait_end(c);
+    float *mine = x + c->rank * part;
+    for (int64_t i = 0; i < part; i++) {
+        float sum = all[i];
+        for (int r = 1; r < c->size; r++) sum += all[r * part + i];
+        mine[i] = sum;
+    }
+    free(all);
+#endif
+    (void)c; (void)x; (void)part; (void)what;
 }
 // x (size, part): every rank gives its part, and gets the others'
 FN void comm_all_gather_f32(Comm *c, float *x, int64_t part, const char *what) {

@@ -69,6 +69,7 @@ FN bool fail(Error *e, const char *format, ...) {
 }
 
 FN const char *program_name = "findap";   // set once by main, never changed after
+FN void (*die_with)(int status) = NULL;   // likewise, by comm_begin: a rank that dies takes the others with it
 
 __attribute__((format(printf, 1, 2), noreturn))
 FN void die(const char *format, ...) {
@@ -81,6 +82,7 @@ FN void die(const char *format, ...) {
     escape_text(e.text, sizeof e.text, raw, strlen(raw));
     fflush(stdout);
     fprintf(stderr, "%s: error: %s\n", program_name, e.text);
+    if (die_with) die_with(1);
     exit(1);
 }
 

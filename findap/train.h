@@ -55,7 +55,7 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
     static const char *const stage_help[STAGE_NUMBERS] = {"AdamW's weight decay of matrices", "AdamW's beta1", "AdamW's beta2", "AdamW's epsilon",
         "gradient norm limit, 0: none", "peak learning rate", "warmup as a share of the schedule", "end of the decay as a share of --lr", "wsd: the final decay as a share of the schedule"};
     memset(o, 0, sizeof *o);
-    o->memory.zero = 1; o->watchdog = 60;
+    o->memory.zero = 1; o->watchdog = FINDAP_RESULTS_LATE ? 60 : 600;   // a CPU's steps take minutes, and are not all of the same length
     o->init = "model"; o->init_seed = 1; o->keep = 2; o->checkpoint_every = 500; o->log_every = 1;
     Recipe r;
     recipe_defaults(&r);
@@ -268,6 +268,12 @@ FN int64_t train_all_steps(const Data *d) {
     return n;
 }
 
+typedef struct { double pairs; int64_t row; } RowWork;
+FN int row_work_compare(const void *a, const void *b) {   // falling, equal work in the order of rows
+    const RowWork *x = (const RowWork *)a, *y = (const RowWork *)b;
+    if (x->pairs != y->pairs) return x->pairs > y->pairs ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
 // This rank's rows of a step, which every rank has laid out whole: the same rows in the same order whatever the number of ranks. Rows are
 // given out by falling attention work (visible pairs), each to the rank that has least so far, so many to each; and a rank that has fewer gets an
 // inert one (documents of one token, no target), so that all ranks run the same number of micro-batches and meet in the same collectives.
@@ -275,18 +281,18 @@ FN const Step *train_share(Train *t, const Step *s, Step *mine) {
     const Comm *c = t->comm;
     if (c->size == 1) return s;
     int64_t rows = s->rows, most = (rows + c->size - 1) / c->size;
-    double *work = (double *)xcalloc(rows, sizeof(double)), *load = (double *)xcalloc(c->size, sizeof(double));
+    RowWork *work = (RowWork *)xcalloc(rows, sizeof(RowWork));
+    double *load = (double *)xcalloc(c->size, sizeof(double));
     int64_t *given = (int64_t *)xcalloc(c->size, sizeof(int64_t));
-    for (int64_t r = 0; r < rows; r++) t->owner[r] = -1;
-    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T] += (double)s->positions[i] + 1;
+    for (int64_t r = 0; r < rows; r++) work[r].row = r;
+    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T].pairs += (double)s->positions[i] + 1;
+    qsort(work, (size_t)rows, sizeof *work, row_work_compare);
     for (int64_t k = 0; k < rows; k++) {
-        int64_t heaviest = -1;
-        for (int64_t r = 0; r < rows; r++) if (t->owner[r] < 0 && (heaviest < 0 || work[r] > work[heaviest])) heaviest = r;
         int lightest = -1;
         for (int r = 0; r < c->size; r++) if (given[r] < most && (lightest < 0 || load[r] < load[lightest])) lightest = r;
-        t->owner[heaviest] = lightest;
+        t->owner[work[k].row] = lightest;
         given[lightest]++;
-        load[lightest] += work[heaviest];
+        load[lightest] += work[k].pairs;
     }
     step_clear(mine);
     for (int64_t r = 0; r < rows; r++) if (t->owner[r] == c->rank) step_copy_row(mine, s, r);
@@ -437,6 +443,7 @@ FN bool train_save_best(Train *t, Error *e) {
         ok = ok && sync_directory_of(path, e);
         remove_directory(temporary);
     }
+    comm_barrier(t->comm, "saving the best model", true);
     free(path); free(temporary);
     return ok;
 }
@@ -653,6 +660,30 @@ FN bool train_identity(Train *t, Error *e) {
     return true;
 }
 
+// Have all ranks the same program, data, settings and weights (by the sizes of their files)? Else each would train something else, and the
+// sums of what they do would look like training.
+FN bool train_same(const Train *t, Error *e) {
+    const TrainOptions *o = t->options;
+    int64_t bytes = 0;
+    DIR *d = opendir(o->model);
+    for (struct dirent *entry; d && (entry = readdir(d));) {
+        struct stat st;
+        char *path = path_join(o->model, entry->d_name);
+        if (strstr(entry->d_name, ".safetensors") && stat(path, &st) == 0) bytes += (int64_t)st.st_size;
+        free(path);
+    }
+    if (d) closedir(d);
+    char *identity = json_dumps(t->identity, JSON_COMPACT | JSON_SORT_KEYS);
+    CHECK(identity);
+    char *all = xprintf("%s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s", identity, FINDAP_COMMIT, o->init, o->init_seed, bytes, o->memory.zero,
+                        o->memory.moments ? o->memory.moments : "", o->memory.gradients ? o->memory.gradients : "", o->memory.recompute ? o->memory.recompute : "", o->checkpoint_every, o->stop_after_steps,
+                        o->keep, o->resume, o->dump != NULL, o->save_dtype ? o->save_dtype : "");
+    Hash hash = hash_bytes(all, (int64_t)strlen(all));
+    free(identity);
+    free(all);
+    return comm_same(t->comm, hash.hex, (int64_t)sizeof hash.hex, e);
+}
+
 FN void train_check_tokenizer(const Train *t) {
     char *path = path_join(t->options->model, "tokenizer.json");
     Hash h;
@@ -685,7 +716,7 @@ FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
     t->progress.best_dev = INFINITY;
     t->progress.dev_stage_step = t->progress.best_dev_step = t->saved_step = -1;
     if (o->resume && !checkpoint_resume(o->out, t->model, &t->progress, t->identity, &found, e)) return false;
-    if (o->resume && !found) warn("%s/checkpoints: there is no checkpoint yet ---> starting from the beginning", o->out);
+    if (o->resume && !found && t->comm->rank == 0) warn("%s/checkpoints: there is no checkpoint yet ---> starting from the beginning", o->out);
     if (found) {
         t->saved_step = t->progress.step;
         const Progress *p = &t->progress;
@@ -752,7 +783,7 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     t.losses = (StreamLoss *)xcalloc(most, sizeof(StreamLoss));
     if (first) train_check_tokenizer(&t);
     if (!comm_agree(c, (!first || o->dump || train_out_check(o, e)) && train_identity(&t, e), e, "looking at --out")) goto end;
-    if (!comm_agree(c, train_make_model(&t, e), e, "making the model")) goto end;
+    if (!train_same(&t, e) || !comm_agree(c, train_make_model(&t, e), e, "making the model")) goto end;
     if (!comm_agree(c, !first || o->dump || train_out_directory(o, &t.log, e), e, "making --out")) goto end;
     if (o->dump) { result = train_dump(&t, sums, counts, e) ? 0 : 1; goto end; }
     if (!comm_agree(c, train_begin(&t, argc, argv, e), e, "beginning")) goto end;
@@ -773,6 +804,26 @@ end:
     free(sums);
     free(counts);
     return result;
+}
+
+// flags and recipe, which each rank reads for itself
+FN bool train_settings(TrainOptions *o, Flag *flags, int n, int argc, char **argv, Recipe *recipe, bool *help, Error *e) {
+    if (!flags_parse(argc, argv, 1, flags, n, NULL, help, e)) return false;
+    if (*help) return true;
+    o->comm.deadline = o->watchdog;
+    o->memory.comm = &o->comm;
+    if (!train_check_flags(o, flags, n, e)) return false;
+    if (o->comm.size == 1 && (!flag_unused(flags, n, "--zero", "there is one rank", e) || !flag_unused(flags, n, "--watchdog", "there is one rank", e))) return false;
+    if (o->comm.rank > 0) o->quiet = true;
+    if (!o->quiet) log_banner(FINDAP_DEVICE, argc, argv);
+    if (o->recipe && !recipe_load(o->recipe, recipe, e)) return false;
+    if (!o->recipe) recipe_from_data(&o->data, &o->dev_data, recipe);
+    if (recipe->seq_len == 0 && !flag_given(flags, n, "--seq-len")) {   // nobody said: as long as the model takes
+        Config config;
+        if (!config_load(o->model, &config, e)) return false;
+        recipe->seq_len = config.max_position < DEFAULT_SEQ_LEN ? config.max_position : DEFAULT_SEQ_LEN;
+    }
+    return train_override(o, flags, n, recipe, e);
 }
 
 // main of train_findap. Exit status: 0 the job was done; 1 an error; EXIT_STOPPED (3) stopped by SIGTERM, SIGINT or
@@ -797,9 +848,8 @@ FN int train_main(int argc, char **argv) {
     bool help = false;
     Error e;
     e.text[0] = 0;
-    if (!comm_begin(&o.comm, 60, &e) || !flags_parse(argc, argv, 1, flags, n, NULL, &help, &e)) goto end;
-    o.comm.deadline = o.watchdog;
-    o.memory.comm = &o.comm;
+    bool ok = comm_begin(&o.comm, 60, &e) && train_settings(&o, flags, n, argc, argv, &recipe, &help, &e);
+    if (!comm_agree(&o.comm, ok, &e, "reading flags and recipe")) goto end;
     if (help) {
         if (o.comm.rank == 0) flags_help("train_findap --model DIR (--recipe FILE | --data SHARD...) --out DIR [flags]",
                    "Joint continual pre-training and instruction tuning. A Hugging Face directory in, the same out.\n"
@@ -807,18 +857,6 @@ FN int train_main(int argc, char **argv) {
         result = 0;
         goto end;
     }
-    if (!train_check_flags(&o, flags, n, &e)) goto end;
-    if (o.comm.size == 1 && (!flag_unused(flags, n, "--zero", "there is one rank", &e) || !flag_unused(flags, n, "--watchdog", "there is one rank", &e))) goto end;
-    if (o.comm.rank > 0) o.quiet = true;
-    if (!o.quiet) log_banner(FINDAP_DEVICE, argc, argv);
-    if (o.recipe && !recipe_load(o.recipe, &recipe, &e)) goto end;
-    if (!o.recipe) recipe_from_data(&o.data, &o.dev_data, &recipe);
-    if (recipe.seq_len == 0 && !flag_given(flags, n, "--seq-len")) {   // nobody said: as long as the model takes
-        Config config;
-        if (!config_load(o.model, &config, &e)) goto end;
-        recipe.seq_len = config.max_position < DEFAULT_SEQ_LEN ? config.max_position : DEFAULT_SEQ_LEN;
-    }
-    if (!train_override(&o, flags, n, &recipe, &e)) goto end;
     o.dev_every_given = flag_given(flags, n, "--dev-every");
     result = train_with_recipe(&o, &recipe, argc, argv, &e);
 end:

@@ -257,6 +257,12 @@ static void test_errors_are_said_once(void **state) {
     snprintf(flags, sizeof flags, "--out %s", in("one"));   // there is a run already
     must(1, 2, flags);
     assert_non_null(strstr(output, "--resume goes on"));
+    // ranks that would train different things, and one that cannot begin at all
+    int status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --step-tokens 896 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --step-tokens 896 --seed 43 --out %s 2>&1", mpirun, build, small, in("y"), build, small, in("y"));
+    if (status != 1 || !strstr(output, "rank 1 has another program, model, data, recipe or flags than rank 0")) fail_msg("status %d: %s", status, output);
+    status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --nonsense --out %s 2>&1", mpirun, build, small, in("y"), build, small, in("y"));
+    if (status != 1 || !strstr(output, "--nonsense")) fail_msg("status %d: %s", status, output);
+    assert_false(is_directory(in("y/checkpoints")));
 }
 
 // The disk fails at the k-th call by which the program changes what is under checkpoints/, for every k, or the program is killed there: the run goes on

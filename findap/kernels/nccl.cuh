@@ -21,12 +21,32 @@ typedef struct {
 #endif
 } Links;
 
+#ifdef FINDAP_NCCL
+static void links_connect(Links *k);
+// Two ranks on one GPU would wait for each other for ever, or be told something obscure
+static void links_check_devices(Comm *comm) {
+    typedef struct { char host[64], bus[32]; } Place;
+    Place mine, *all = (Place *)xcalloc(comm->size, (int64_t)sizeof(Place));
+    memset(&mine, 0, sizeof mine);
+    int device;
+    CUDA_CHECK(cudaGetDevice(&device));
+    gethostname(mine.host, sizeof mine.host - 1);
+    CUDA_CHECK(cudaDeviceGetPCIBusId(mine.bus, (int)sizeof mine.bus, device));
+    comm_gather_bytes(comm, &mine, all, (int64_t)sizeof mine, "the ranks' GPUs", true);
+    for (int r = 0; r < comm->size; r++)
+        if (r != comm->rank && memcmp(&all[r], &mine, sizeof mine) == 0)
+            die("ranks %d and %d share the GPU %s of %s ---> start as many processes on a host as it has GPUs", comm->rank < r ? comm->rank : r, comm->rank < r ? r : comm->rank, mine.bus, mine.host);
+    free(all);
+}
+#endif
+
 // Joins the ranks' GPUs. Rank 0 draws the name of the meeting place, MPI hands it round.
 static void links_create(Links *k, Comm *comm) {
     memset(k, 0, sizeof *k);
     k->comm = comm;
     if (comm->size == 1) return;
 #ifdef FINDAP_NCCL
+    links_check_devices(comm);
     int least, greatest;
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     CUDA_CHECK(cudaStreamCreateWithPriority(&k->stream, cudaStreamNonBlocking, greatest));   // its few blocks go before the waiting ones of a GEMM
@@ -37,6 +57,7 @@ static void links_create(Links *k, Comm *comm) {
     comm_wait_begin(comm, "ncclCommInitRank", false);
     NCCL_CHECK(ncclCommInitRank(&k->nccl, comm->size, id, comm->rank));
     comm_wait_end(comm);
+    links_connect(k);
 #else
     die("%d ranks, but built without NCCL ---> install NCCL and build again", comm->size);
 #endif
@@ -44,7 +65,11 @@ static void links_create(Links *k, Comm *comm) {
 static void links_free(Links *k) {
     if (!k->comm || k->comm->size == 1) return;
 #ifdef FINDAP_NCCL
-    ncclCommAbort(k->nccl);   // and not Destroy: the other ranks may be gone
+    comm_wait_begin(k->comm, "the end", false);
+    cudaStreamSynchronize(k->stream);
+    comm_wait_end(k->comm);
+    comm_barrier(k->comm, "the end", true);   // nobody's transfer is cut off
+    ncclCommAbort(k->nccl);
     cudaStreamDestroy(k->stream);
 #endif
 }
@@ -70,6 +95,23 @@ static void links_gather(Links *k, void *x, const void *owned, int64_t n, int by
 }
 // all (size, 2) = x (2) of every rank
 static void links_gather_two(Links *k, double *all, const double *x) { NCCL_CHECK(ncclAllGather(x, all, 2, ncclFloat64, k->nccl, k->stream)); }
+// One small transfer of every kind, since NCCL connects, and takes its buffers, with the first: the plan of what fits comes after this
+static void links_connect(Links *k) {
+    float *x;
+    const int64_t n = (int64_t)k->comm->size * SHARD_MULTIPLE + 8;
+    CUDA_CHECK(cudaMalloc((void **)&x, (size_t)n * sizeof(float)));
+    CUDA_CHECK(cudaMemsetAsync(x, 0, (size_t)n * sizeof(float), k->stream));
+    comm_wait_begin(k->comm, "connecting the GPUs", false);
+    links_begin();
+    links_reduce(k, x, n, 4);
+    links_end();
+    links_begin();
+    links_gather(k, x, x + shard_begin(k->comm, n), n, 4);
+    links_end();
+    CUDA_CHECK(cudaStreamSynchronize(k->stream));
+    comm_wait_end(k->comm);
+    CUDA_CHECK(cudaFree(x));
+}
 #else
 static void links_begin(void) {}
 static void links_end(void) {}
