@@ -71,7 +71,7 @@ TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
 
-.PHONY: all detect demo test test-sanitize sanitized-tests headers cuda compare gpu-check gpu-ranks fuzz bench deps help clean
+.PHONY: all cpu detect demo test test-sanitize sanitized-tests headers cuda compare gpu-check gpu-ranks fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -130,10 +130,11 @@ all demo test test-sanitize bench:
 	@bash scripts/deps.sh
 	@$(MAKE) --no-print-directory $@ DEPS_DONE=1
 else
-all: detect $(addprefix $(BUILD)/,$(CPU_PROGRAMS)) $(if $(NVCC),$(if $(CUDA_PROGRAMS),cuda))
-demo: all
+all: detect cpu $(if $(NVCC),$(if $(CUDA_PROGRAMS),cuda))
+cpu: $(addprefix $(BUILD)/,$(CPU_PROGRAMS))
+demo: detect cpu
 	@bash scripts/demo.sh
-test: all $(TESTS) headers
+test: detect cpu $(TESTS) headers
 	@bash scripts/test.sh $(BUILD) $(TESTS)
 	@if command -v python3 >/dev/null; then echo "test_fintrain.py"; python3 test/test_fintrain.py -b 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}; else echo "no python3 here: data/fintrain.py is not tested"; fi
 test-sanitize:
