@@ -42,7 +42,7 @@ for moments in fp32 bf16 8bit; do
     check "  gives the same bits" cmp $dir/a_$moments/model.safetensors $dir/c_$moments/model.safetensors
 done
 
-# 50 steps: bf16 with fp32 master weights against fp32 throughout, real text when there is some
+# 50 steps: bf16 with fp32 master weights against fp32 throughout, on real text when scripts/packed.sh has made some
 data="build/compare/shards/reports build/compare/shards/questions" model=build/compare/llama64
 [ -e build/packed/small/config.json ] && data="build/packed/shards/text build/packed/shards/gsm8k build/packed/shards/finqa" model=build/packed/small
 curve="--model $model --init random --init-seed 3 --data $data --seq-len 1024 --step-tokens 16384 --micro-rows 4 --steps 50 --lr 1e-3 --schedule cosine --quiet --overwrite"
