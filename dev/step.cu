@@ -95,10 +95,16 @@ static std::string kernel_class(const std::string &name) {
     return name.substr(0, 40);
 }
 static void print_profile(int micro_batches, double wall_ms) {
-    std::map<std::string, std::pair<double, int>> sum;
+    std::map<std::string, std::pair<double, int>> sum, gaps;   // by kernel; by the kernels before and after
     std::sort(records.begin(), records.end(), [](const Record &a, const Record &b) { return a.begin < b.begin; });
     double busy = 0, last = 0;
+    std::string before;
     for (const Record &r : records) {
+        if (last > 0 && r.begin > last) {
+            auto &g = gaps[before + " -> " + kernel_class(r.name)];
+            g.first += r.begin - last; g.second++;
+        }
+        before = kernel_class(r.name);
         auto &s = sum[kernel_class(r.name)];
         s.first += r.end - r.begin; s.second++;
         busy += std::max(0.0, r.end - std::max(r.begin, last));
@@ -112,6 +118,10 @@ static void print_profile(int micro_batches, double wall_ms) {
     if (!records.empty()) {
         double span = last - records.front().begin;
         printf("  %-44s %9.3f ms  (%.2f %% of %.1f ms; with the profiler off %.1f ms)\n", "gaps between kernels", (span - busy) / micro_batches, 100 * (span - busy) / span, span / micro_batches, wall_ms);
+        std::vector<std::pair<double, std::string>> longest;
+        for (auto &g : gaps) longest.push_back({-g.second.first, g.first});
+        std::sort(longest.begin(), longest.end());
+        for (size_t i = 0; i < longest.size() && i < 8; i++) printf("    %-42s %9.3f ms  %5d times\n", longest[i].second.c_str(), -longest[i].first / micro_batches, gaps[longest[i].second].second / micro_batches);
     }
 }
 
