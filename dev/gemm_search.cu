@@ -2,10 +2,23 @@
 // count and custom option of every algorithm that takes the shape, in a short burst, then the best of them and the heuristic's in turn and without
 // a pause, as training runs. One line a shape and candidate.
 //
-//     build/dev/gemm_search [tokens]      shapes of Llama-3-8B
+//     build/dev/gemm_search [tokens]          shapes of Llama-3-8B
+//     build/dev/gemm_search [tokens] energy   what the tuner's fastest candidates cost at the card's power limit: time and joules (NVML's counter) of 0.4 s
+//                                             of each, twice, after 0.15 s to settle
 #include "findap/kernels/matmul.cuh"
 #include <algorithm>
+#include <dlfcn.h>   // defines: dlopen
 #include <vector>
+
+typedef struct { int (*energy)(void *, unsigned long long *); void *device; } Meter;
+static bool meter_open(Meter *m) {
+    void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    if (!lib) return false;
+    auto init = (int (*)())dlsym(lib, "nvmlInit_v2");
+    auto handle = (int (*)(unsigned, void **))dlsym(lib, "nvmlDeviceGetHandleByIndex_v2");
+    m->energy = (int (*)(void *, unsigned long long *))dlsym(lib, "nvmlDeviceGetTotalEnergyConsumption");
+    return init && handle && m->energy && init() == 0 && handle(0, &m->device) == 0;
+}
 
 typedef struct { cublasLtMatmulAlgo_t algorithm; float ms; bool proposed; } Candidate;
 
@@ -25,6 +38,7 @@ static void describe(const cublasLtMatmulAlgo_t *a, char *text) {
 
 int main(int argc, char **argv) {
     program_name = "gemm_search";
+    const bool by_energy = argc > 2 && strcmp(argv[2], "energy") == 0;
     const int64_t N = argc > 1 ? atoll(argv[1]) : 8192, C = 4096, F = 14336, W = 6144, V = 128256, big = V * C;
     static Gemm g;
     gemm_create(&g);
@@ -35,14 +49,66 @@ int main(int argc, char **argv) {
         {"qkv forward", shape_forward(N, C, W, W, false, false)}, {"qkv dinput", shape_dinput(N, C, W, W)}, {"qkv dweight +=", shape_dweight(N, C, W, W, true)},
         {"o forward", shape_forward(N, C, C, C, true, false)}, {"o dinput", shape_dinput(N, C, C, C)}, {"o dweight +=", shape_dweight(N, C, C, C, true)},
         {"gate_up forward", shape_forward(N, C, 2 * F, 2 * F, false, false)}, {"gate_up dinput", shape_dinput(N, C, 2 * F, 2 * F)}, {"gate_up dweight +=", shape_dweight(N, C, 2 * F, 2 * F, true)},
-        {"down forward", shape_forward(N, F, C, C, true, false)}, {"down dinput", shape_dinput(N, F, C, C)}, {"down dweight +=", shape_dweight(N, F, C, C, true)}};
+        {"down forward", shape_forward(N, F, C, C, true, false)}, {"down dinput", shape_dinput(N, F, C, C)}, {"down dweight +=", shape_dweight(N, F, C, C, true)},
+        {"LM head forward", shape_forward(N / 2, C, V, V, false, false)}, {"LM head dinput", shape_dinput(N / 2, C, V, V)}, {"LM head dweight +=", shape_dweight(N / 2, C, V, V, true)}};
     cudaEvent_t e0, e1;
     CUDA_CHECK(cudaEventCreate(&e0)); CUDA_CHECK(cudaEventCreate(&e1));
     auto launch = [&](GemmPlan *p, const cublasLtMatmulAlgo_t *algo, void *out) {
         float alpha = 1, beta = p->shape.add ? 1.0f : 0.0f;
         return cublasLtMatmul(g.handle, p->operation, &alpha, a, p->a, b, p->b, &beta, p->shape.out_fp32 ? out : (void *)b, p->d, out, p->d, algo, g.workspace, g.workspace_bytes, 0) == CUBLAS_STATUS_SUCCESS;
     };
+    Meter meter;
+    if (by_energy && !meter_open(&meter)) die("NVML was not found");
+    auto seconds = [&](GemmPlan *p, const cublasLtMatmulAlgo_t *algo, double want, double *joules) {   // of one product, run back to back for so long
+        unsigned long long j0, j1;
+        float ms;
+        int n = (int)(want / (2e-15 * (double)p->shape.m * (double)p->shape.n * (double)p->shape.k / 0.75)) + 1;
+        CUDA_CHECK(cudaDeviceSynchronize());
+        meter.energy(meter.device, &j0);
+        CUDA_CHECK(cudaEventRecord(e0)); for (int k = 0; k < n; k++) launch(p, algo, d2); CUDA_CHECK(cudaEventRecord(e1)); CUDA_CHECK(cudaEventSynchronize(e1));
+        meter.energy(meter.device, &j1);
+        CUDA_CHECK(cudaEventElapsedTime(&ms, e0, e1));
+        *joules = (double)(j1 - j0) * 1e-3 / n;
+        return ms / n;
+    };
     for (auto &shape : shapes) {
+        if (!by_energy) break;
+        GemmPlan *p = gemm_plan(&g, &shape.s);
+        cublasLtMatmulHeuristicResult_t proposed[GEMM_PROPOSED];
+        cublasLtMatmulAlgo_t tries[GEMM_TRIES];
+        int found = gemm_candidates(&g, p, proposed, GEMM_PROPOSED);
+        for (int i = 0; i < found; i++) tries[i] = proposed[i].algo;
+        found += gemm_more_candidates(&g, p, tries + found, GEMM_TRIES - found);
+        std::vector<Candidate> all;
+        for (int i = 0; i < found; i++) {
+            Candidate c = {tries[i], 1e9f, i < (int)GEMM_PROPOSED};
+            for (int k = 0; k < 3; k++) {
+                float ms;
+                usleep(TUNE_PAUSE_US);
+                CUDA_CHECK(cudaEventRecord(e0));
+                if (!launch(p, &c.algorithm, d2)) break;
+                CUDA_CHECK(cudaEventRecord(e1)); CUDA_CHECK(cudaEventSynchronize(e1));
+                CUDA_CHECK(cudaEventElapsedTime(&ms, e0, e1));
+                if (k > 0 && ms < c.ms) c.ms = ms;
+            }
+            all.push_back(c);
+        }
+        std::sort(all.begin(), all.end(), [](const Candidate &x, const Candidate &y) { return x.ms < y.ms; });
+        if (all.size() > 7) all.resize(7);
+        printf("%s: %d candidates\n", shape.name, found);
+        double joules;
+        for (auto &c : all) {
+            char text[256];
+            double sums[2] = {0, 0};
+            describe(&c.algorithm, text);
+            seconds(p, &c.algorithm, 0.15, &joules);
+            for (int k = 0; k < 2; k++) { sums[0] += seconds(p, &c.algorithm, 0.2, &joules); sums[1] += joules; }
+            printf("  burst %.3f ms, sustained %.3f ms, %.4f J, %.0f W  %s\n", c.ms, sums[0] / 2, sums[1] / 2, sums[1] / sums[0] * 1e3, text);
+        }
+        fflush(stdout);
+    }
+    for (auto &shape : shapes) {
+        if (by_energy) break;
         GemmPlan *p = gemm_plan(&g, &shape.s);
         std::vector<Candidate> all;
         cublasLtMatmulHeuristicResult_t proposed[GEMM_PROPOSED];

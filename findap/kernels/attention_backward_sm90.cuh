@@ -44,8 +44,13 @@ struct BackwardParameters {
 
 // Two launches in one stream, the second with the attribute of programmatic serialization: it may begin once all blocks of the first have
 // begun and said so (launch_next), or ended; launch_wait waits for the first launch's end, with all that it has written
+#ifdef FINDAP_RACECHECK   // which cannot follow them: there the second launch waits as any does
+DEVICE void launch_next() {}
+DEVICE void launch_wait() {}
+#else
 DEVICE void launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 DEVICE void launch_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#endif
 
 // ---------------------------------------------------------------------------------------------------------------------
 // D: 64 tokens of one head a block; HD/8 threads share a row
@@ -392,7 +397,7 @@ template <int HD> static void attention_backward_sm90_launch(bf16 *dqkv, float *
         early.val.programmaticStreamSerializationAllowed = 1;
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3((unsigned)(B * p.Q * p.heads * quads)); config.blockDim = dim3(BWD_THREADS); config.dynamicSmemBytes = (size_t)query_bytes; config.stream = stream;
-        config.attrs = &early; config.numAttrs = WARP_ARRIVALS == 1;   // not under racecheck, which cannot follow it
+        config.attrs = &early; config.numAttrs = WARP_ARRIVALS == 1;   // not under racecheck
         CUDA_CHECK(cudaLaunchKernelEx(&config, attention_backward_queries_kernel<HD>, map_q, map_out, p));
     }
 }
