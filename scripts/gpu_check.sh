@@ -26,9 +26,10 @@ if command -v compute-sanitizer >/dev/null; then
             check "$tool: $model, 2 steps" compute-sanitizer --tool $tool --error-exitcode 1 build/train_findap --model build/compare/$model $small --steps 2 --out $dir/$tool --overwrite
         done
     done
-    # without the GEMMs of the library (nvjet...), which give their buffers back as our attention does: one lane arrives for its warp (see sm90.cuh)
-    check "racecheck: llama64, 1 step" compute-sanitizer --tool racecheck --kernel-regex-exclude kns=nvjet --error-exitcode 1 build/train_findap_racecheck --model build/compare/llama64 $small --steps 1 --out $dir/racecheck --overwrite
-    check "racecheck: qwen128, 1 step" compute-sanitizer --tool racecheck --kernel-regex-exclude kns=nvjet --error-exitcode 1 build/train_findap_racecheck --model build/compare/qwen128 $small --steps 1 --out $dir/racecheck --overwrite
+    # a build whose GEMMs are plain ones: the tool stops inside the library's
+    for model in llama64 qwen128; do
+        check "racecheck: $model, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/$model $small --steps 1 --out $dir/racecheck --overwrite
+    done
 else say compute-sanitizer "not found: skipped"; fi
 
 # the same bits: twice the same command; stopped after 7 steps and resumed; every kind of moments
@@ -49,10 +50,15 @@ curve="--model $model --init random --init-seed 3 --data $data --seq-len 1024 --
 losses() { grep -o '"loss_nats_per_target": *[0-9.eE+-]*' "$1/log.jsonl" | sed 's/.*: *//'; }
 for p in train_findap_fp32 train_findap; do check "50 steps: $p" build/$p $curve --out $dir/$p; done
 for memory in "--moments bf16" "--moments 8bit" "--moments bf16 --gradients bf16"; do check "50 steps: $memory" build/train_findap $curve $memory --out "$dir/train_findap${memory// /_}"; done
+# Moments and sums that are rounded stochastically: two runs of the same settings that only split a step's rows differently part by up to 1.0 % in single
+# steps of real text (dev/LOG.md), so those are compared by means over five steps
 for p in train_findap train_findap--moments_bf16 train_findap--moments_8bit train_findap--moments_bf16_--gradients_bf16; do
-    paste <(losses $dir/train_findap_fp32) <(losses $dir/$p) | awk -v name="$p" '
-        { d = $1 > 0 ? ($2 - $1) / $1 : 0; if (d < 0) d = -d; if (d > most) { most = d; at = NR } first = first ? first : $1; last = $1; other = $2 }
-        END { ok = NR >= 50 && most < 0.01; printf "%-44s %s  fp32 loss %.4f -> %.4f, this one %.4f; largest difference %.3f %% at step %d\n", "curve: " name, ok ? "ok    " : "FAILED", first, last, other, 100 * most, at; exit !ok }' || status=1
+    over=1; [ $p = train_findap ] || over=5
+    paste <(losses $dir/train_findap_fp32) <(losses $dir/$p) | awk -v name="$p" -v over=$over '
+        { a[NR] = $1; b[NR] = $2; x = y = 0; for (i = NR - over + 1; i <= NR && NR >= over; i++) { x += a[i]; y += b[i] }
+          d = x > 0 ? (y - x) / x : 0; if (d < 0) d = -d; if (d > most) { most = d; at = NR } }
+        END { ok = NR >= 50 && most < 0.01; printf "%-44s %s  fp32 loss %.4f -> %.4f, this one %.4f; largest difference%s %.3f %% at step %d\n", "curve: " name, ok ? "ok    " : "FAILED", a[1], a[NR], b[NR],
+          over > 1 ? " (five-step means)" : "", 100 * most, at; exit !ok }' || status=1
 done
 [ $status -eq 0 ] && echo "gpu-check: all ok" || echo "gpu-check: FAILED"
 exit $status
