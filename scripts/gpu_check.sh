@@ -58,7 +58,7 @@ for p in train_findap train_findap--moments_bf16 train_findap--moments_8bit trai
         { a[NR] = $1; b[NR] = $2; x = y = 0; for (i = NR - over + 1; i <= NR && NR >= over; i++) { x += a[i]; y += b[i] }
           d = x > 0 ? (y - x) / x : 0; if (d < 0) d = -d; if (d > most) { most = d; at = NR } }
         END { ok = NR >= 50 && most < 0.01; printf "%-44s %s  fp32 loss %.4f -> %.4f, this one %.4f; largest difference%s %.3f %% at step %d\n", "curve: " name, ok ? "ok    " : "FAILED", a[1], a[NR], b[NR],
-          over > 1 ? " (five-step means)" : "", 100 * most, at; exit !ok }' || status=1
+          (over > 1 ? " (five-step means)" : ""), 100 * most, at; exit !ok }' || status=1
 done
 [ $status -eq 0 ] && echo "gpu-check: all ok" || echo "gpu-check: FAILED"
 exit $status
