@@ -686,6 +686,9 @@ void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *i
     memcpy(owned_at(m, kind, i, layer), in, (size_t)m->owned_stride[i] * sizeof(float));
     m->gathered = -1;
 }
+bool model_copy_is_bf16(const Model *m, TensorKind kind) { (void)m; (void)kind; return false; }
+void model_copy_begin(Model *m) { (void)m; }   // only model_update changes what is copied
+void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) { model_get_owned(m, kind, i, layer, (float *)out); }
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
     model_get_owned(m, kind, i, layer, out + shard_begin(m->comm, tensor_count(&m->tensors[i])));
     comm_gather_tensor_f32(m->comm, out, tensor_count(&m->tensors[i]));

@@ -108,7 +108,10 @@ struct Model {
     char *scratch;           // scratch_bytes: logits (head_rows, ldv) | act or its gradient (N, F), then gradients on their way to bf16 | dS tiles
     int64_t head_rows, ldv, scratch_bytes, delta_bytes;   // delta_bytes: of fp32 gradients on their way to a bf16 sum, at the end of scratch
     int32_t *counters;       // attention's scheduler
-    float *staging;          // (STAGING) numbers between host and arenas
+    float *staging, *copy_staging;   // (STAGING) numbers between host and arenas; the second for model_copy_owned
+    cudaStream_t copy_stream;
+    cudaEvent_t copied;      // recorded on m->stream when a copy may begin
+    int device;
     StepState *state;        // loss, gradient norm, skip, on the GPU
     double *norm_partial;
     Upload batch_upload, head_upload;
@@ -234,6 +237,7 @@ static int64_t place_activations(Model *m, char *arena) {
         PLACE(m->norm_partial, norm_partial_count());
     }
     PLACE(m->counters, 64); PLACE(m->staging, (int64_t)STAGING); PLACE(m->state, 1);
+    if (m->training) PLACE(m->copy_staging, (int64_t)STAGING);
     PLACE(m->batch_upload.device, m->batch_upload.count); PLACE(m->head_upload.device, m->head_upload.count);
     // the scratch region: the largest of what it serves; attention may use all of it, and passes over fewer heads when that is less than it wants
     int64_t act = N * F * (int64_t)sizeof(real), logits = m->head_rows * m->ldv * (int64_t)sizeof(real);
@@ -446,7 +450,10 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     define_model(m, config, B, T, training, options);
     if (m->comm->size == 1) m->comm = &m->alone;   // which is now where it stays
     links_create(&m->links, m->comm);
+    CUDA_CHECK(cudaGetDevice(&m->device));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&m->copy_stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaEventCreateWithFlags(&m->copied, cudaEventDisableTiming));
     gemm_create(&m->gemm);
     tune_matmuls(m);
     choose_recompute(m);
@@ -520,7 +527,7 @@ void model_free(Model *m) {
     cudaFreeHost(m->results);
     for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) cudaEventDestroy(m->updated[i]);
     gemm_destroy(&m->gemm);
-    cudaStreamDestroy(m->stream);
+    cudaStreamDestroy(m->stream); cudaStreamDestroy(m->copy_stream); cudaEventDestroy(m->copied);
     free(m->layers);
     free(m);
 }
@@ -531,6 +538,7 @@ int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
 
 static void links_finish(Model *m);
+static void stream_waits(cudaStream_t waiting, cudaEvent_t event, cudaStream_t for_stream);
 static size_t grad_size(const Model *m) { return m->grad_type == GRAD_BF16 ? 2 : 4; }
 Comm *model_comm(const Model *m) { return m->comm; }
 void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
@@ -576,6 +584,27 @@ static void owned_copy(Model *m, TensorKind kind, int i, int layer, float *out, 
 }
 void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out) { owned_copy((Model *)m, kind, i, layer, out, NULL); }
 void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) { owned_copy(m, kind, i, layer, NULL, in); }
+
+// For a checkpoint, by another thread, while m->stream computes: a stream and a staging buffer of their own. What is in an arena as the file wants it goes
+// straight to the host, the rest through `copy_staging`, made fp32 on the way.
+bool model_copy_is_bf16(const Model *m, TensorKind kind) { return m->training && m->moment_type == MOMENT_BF16 && (kind == KIND_MOMENT1 || kind == KIND_MOMENT2); }
+void model_copy_begin(Model *m) { stream_waits(m->copy_stream, m->copied, m->stream); }
+void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) {
+    CHECK(m->training && kind != KIND_GRAD);
+    int64_t begin, end, at = m->owned_offset[i] + layer * m->owned_stride[i];
+    model_owned(m, i, &begin, &end);
+    CUDA_CHECK(cudaSetDevice(m->device));   // of this thread
+    void *moments = kind == KIND_MOMENT1 ? m->moment1 : m->moment2;
+    const char *whole = kind == KIND_PARAM ? (m->remainder ? NULL : (const char *)owned_params(m, i, layer)) : m->moment_type == MOMENT_8BIT ? NULL : (const char *)moments + at * (m->moment_type == MOMENT_BF16 ? 2 : 4);
+    if (whole) CUDA_CHECK(cudaMemcpyAsync(out, whole, (size_t)(end - begin) * (model_copy_is_bf16(m, kind) ? 2 : 4), cudaMemcpyDeviceToHost, m->copy_stream));
+    for (int64_t done = 0; !whole && done < end - begin; done += STAGING) {
+        int64_t k = end - begin - done < STAGING ? end - begin - done : STAGING;
+        if (kind == KIND_PARAM) params_get(m->copy_staging, owned_params(m, i, layer) - at, m->remainder, at + done, k, m->copy_stream);
+        else moments_get(m->copy_staging, moments, m->moment_type, kind == KIND_MOMENT2, m->num_owned, at + done, k, m->copy_stream);
+        CUDA_CHECK(cudaMemcpyAsync((float *)out + done, m->copy_staging, (size_t)k * sizeof(float), cudaMemcpyDeviceToHost, m->copy_stream));
+    }
+    CUDA_CHECK(cudaStreamSynchronize(m->copy_stream));   // few pieces are in the queue at a time: a full one would hold up the thread that trains
+}
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
     int64_t n = tensor_count(&m->tensors[i]);
     model_get_owned(m, kind, i, layer, out + shard_begin(m->comm, n));

@@ -1,14 +1,14 @@
 // checkpoint.h: the whole state of a training run on disk, such that a kill, a crash or a full disk at any instant loses at
 // most the steps since the last checkpoint, and a resumed run goes on bit for bit - on this number of ranks or another.
 //
-//     OUT/checkpoints/step_00000100/state.safetensors   param.*, m.*, v.* in fp32 (the optimizer's moments are m and v)
+//     OUT/checkpoints/step_00000100/state.safetensors   param.* in fp32; m.*, v.*, the optimizer's moments, in fp32 or as they are kept (bf16)
 //                                   manifest.json       cursor, AdamW's t, counters, dev losses, hashes of all that must be the same
 //
 // Several ranks write at the same time, each what it owns (model_owned), to its own state-00002-of-00008.safetensors: whole tensors as with one
 // rank, parts of tensors as NAME[begin:end], one-dimensional. Reading asks which numbers are where, never how many ranks there were.
 //
-// Training waits until the state has been copied to host memory (checkpoint_begin); a thread writes it to step_N.tmp, syncs it, reads it
-// back; when every rank's has (checkpoint_poll) rank 0 writes the manifest, syncs the directory, renames it, syncs the parent: under its
+// A thread copies the state to host memory while the next step's forward and backward passes run, which change none of it - only the update after
+// them waits for the copy (checkpoint_copied) -, writes it to step_N.tmp, syncs it, reads it back; when every rank's has (checkpoint_poll) rank 0 writes the manifest, syncs the directory, renames it, syncs the parent: under its
 // name a checkpoint is whole or not there. Old ones are deleted after that. Damage that comes later (a truncated copy, a flipped bit) is
 // found by the XXH3 of the files and of the manifest; --resume then warns and takes the one before.
 #ifndef FINDAP_CHECKPOINT_H
@@ -21,6 +21,7 @@
 #include <dirent.h>
 #include <stddef.h>          // defines: offsetof
 #include <sys/statvfs.h>     // defines: statvfs
+#include <unistd.h>          // defines: usleep
 
 typedef struct { int64_t stage, step; double loss; } DevPoint;
 
@@ -170,6 +171,7 @@ FN const char *const state_prefixes[3] = {"param.", "m.", "v."};
 typedef struct {
     int32_t kind, tensor, layer;   // kind: index into state_kinds
     int32_t file;                  // reading: index into the manifest's files
+    int64_t size;                  // of a number in the file: 4 (fp32) or 2 (bf16)
     int64_t begin, end;
     int64_t place;                 // writing: in the payload, in bytes; reading: in the file
 } StateSlice;
@@ -185,11 +187,11 @@ FN int64_t model_largest_tensor(const Model *m) {
     for (int i = 0; i < model_num_tensors(m); i++) if (tensor_numbers(model_tensor(m, i)) > largest) largest = tensor_numbers(model_tensor(m, i));
     return largest;
 }
-FN void tensor_declare(SafetensorsWriter *w, const Tensor *t, int64_t layer, const char *prefix) {
+FN void tensor_declare(SafetensorsWriter *w, const Tensor *t, int64_t layer, const char *prefix, Dtype dtype) {
     int64_t shape[2] = {t->rows, t->cols};
     char *name = tensor_state_name(t, layer, prefix);
-    if (t->rows) safetensors_writer_tensor(w, name, DTYPE_F32, 2, shape);
-    else safetensors_writer_tensor(w, name, DTYPE_F32, 1, shape + 1);
+    if (t->rows) safetensors_writer_tensor(w, name, dtype, 2, shape);
+    else safetensors_writer_tensor(w, name, dtype, 1, shape + 1);
     free(name);
 }
 FN char *slice_name(const Model *m, const StateSlice *s) {
@@ -200,6 +202,9 @@ FN char *slice_name(const Model *m, const StateSlice *s) {
     free(whole);
     return name;
 }
+
+FN int64_t slice_bytes(const StateSlice *s) { return (s->end - s->begin) * s->size; }
+FN Dtype slice_dtype(const StateSlice *s) { return s->size == 2 ? DTYPE_BF16 : DTYPE_F32; }
 
 // all that `owned` (this rank) or everyone has: a table in the order kind, tensor, layer
 FN StateSlice *state_slices(const Model *m, bool owned, int64_t *n) {
@@ -216,17 +221,18 @@ FN StateSlice *state_slices(const Model *m, bool owned, int64_t *n) {
                 StateSlice *s = &all[(*n)++];
                 s->kind = k; s->tensor = i; s->layer = (int32_t)l;
                 s->begin = begin; s->end = end;
+                s->size = model_copy_is_bf16(m, state_kinds[k]) ? 2 : 4;
                 s->place = place;
-                place += (end - begin) * (int64_t)sizeof(float);
+                place += slice_bytes(s);
             }
         }
     return all;
 }
-FN int64_t state_bytes(const StateSlice *s, int64_t n) { return n ? s[n - 1].place + (s[n - 1].end - s[n - 1].begin) * (int64_t)sizeof(float) : 0; }
-FN int64_t state_largest(const StateSlice *s, int64_t n) {   // in bytes
+FN int64_t state_bytes(const StateSlice *s, int64_t n) { return n ? s[n - 1].place + slice_bytes(&s[n - 1]) : 0; }
+FN int64_t state_largest(const StateSlice *s, int64_t n) {   // in numbers
     int64_t largest = 0;
     for (int64_t i = 0; i < n; i++) if (s[i].end - s[i].begin > largest) largest = s[i].end - s[i].begin;
-    return largest * (int64_t)sizeof(float);
+    return largest;
 }
 
 enum { STATE_NAME_SIZE = 48, MAX_STATE_FILES = 99999 };
@@ -407,7 +413,7 @@ typedef struct {
     StateSlice *slices;          // what it owns
     int64_t num_slices, payload, header_bytes;
     uint8_t *header;             // of its file, without the data
-    float *host;                 // the copy that the thread writes from: payload bytes, kept until the end; NULL: none
+    uint8_t *host;               // the copy that the thread writes from: payload bytes, kept until the end; NULL: none
     bool host_tried, in_pieces;  // in_pieces: some rank has no host copy and writes while training waits
     // the save that is pending
     char *out, *path;
@@ -415,7 +421,7 @@ typedef struct {
     json_t *progress, *identity;
     pthread_t thread;
     bool threaded, ok;
-    int done, cancel;            // read and written by both threads, with __atomic
+    int copied, done, cancel;    // read and written by both threads, with __atomic
     Hash hash;
     Error error;
     // the deletion of old ones, on rank 0
@@ -435,9 +441,9 @@ FN void checkpoint_tables(CheckpointWriter *w, Model *m) {
         const StateSlice *slice = &w->slices[i];
         const Tensor *t = model_tensor(m, slice->tensor);
         int64_t count = slice->end - slice->begin;
-        if (count == tensor_numbers(t)) { tensor_declare(s, t, slice->layer, state_prefixes[slice->kind]); continue; }
+        if (count == tensor_numbers(t)) { tensor_declare(s, t, slice->layer, state_prefixes[slice->kind], slice_dtype(slice)); continue; }
         char *name = slice_name(m, slice);
-        safetensors_writer_tensor(s, name, DTYPE_F32, 1, &count);
+        safetensors_writer_tensor(s, name, slice_dtype(slice), 1, &count);
         free(name);
     }
     Error e;
@@ -479,7 +485,7 @@ FN int64_t host_memory_free(void) {
 }
 
 // Takes the host memory for checkpoints that are written while training goes on: as many bytes as this rank owns numbers, times 12 (fp32
-// parameter, m and v; 8B parameters on one rank: 96 GB, on eight: 12 GB each). Collective. checkpoint_begin does it when it needs to; a
+// parameter, m and v; 8B parameters on one rank: 96 GB, on eight: 12 GB each) or, with moments in bf16, 8. Collective. checkpoint_begin does it when it needs to; a
 // program that calls it before its first step has it paid for there, since pinning memory for a GPU takes seconds.
 FN void checkpoint_prepare(CheckpointWriter *w, Model *m) {
     checkpoint_tables(w, m);
@@ -497,10 +503,19 @@ FN void checkpoint_prepare(CheckpointWriter *w, Model *m) {
     free(all);
     bool enough = needed * 1.0625 <= has;   // a sixteenth for everyone else
     w->in_pieces = comm_max_i64(c, !enough, "memory for checkpoints") != 0;   // also lets everyone have read what is free before anybody takes it
-    if (enough) w->host = (float *)model_host_alloc(w->payload ? w->payload : 1);
+    if (enough) w->host = (uint8_t *)model_host_alloc(w->payload ? w->payload : 1);
     else if (c->local_rank == 0)
         warn("checkpoints need a copy of %.1f GiB in this host's memory, %.1f GiB are free ---> training will wait while they are written", needed / 1073741824, has / 1073741824);
     comm_agree(c, true, NULL, "memory for checkpoints");
+}
+
+// From the model to w->host. False: given up
+FN bool checkpoint_copy(CheckpointWriter *w) {
+    for (int64_t i = 0; i < w->num_slices; i++) {
+        if (__atomic_load_n(&w->cancel, __ATOMIC_ACQUIRE)) return fail(&w->error, "%s: given up", w->path);
+        model_copy_owned(w->model, state_kinds[w->slices[i].kind], w->slices[i].tensor, w->slices[i].layer, w->host + w->slices[i].place);
+    }
+    return true;
 }
 
 // writes this rank's file: from w->host, or piece by piece from the model
@@ -510,12 +525,11 @@ FN bool checkpoint_write(CheckpointWriter *w, bool from_host, Error *e) {
     bool ok = durable_put(&f, w->header, w->header_bytes, e);
     if (from_host) ok = ok && durable_put(&f, w->host, w->payload, e);
     else {
-        float *scratch = (float *)xmalloc(state_largest(w->slices, w->num_slices));
+        void *scratch = xmalloc(state_largest(w->slices, w->num_slices) * (int64_t)sizeof(float));
         for (int64_t i = 0; i < w->num_slices && ok; i++) {
             const StateSlice *s = &w->slices[i];
-            model_get_owned(w->model, state_kinds[s->kind], s->tensor, s->layer, scratch);
-            model_wait(w->model);
-            ok = durable_put(&f, scratch, (s->end - s->begin) * (int64_t)sizeof(float), e);
+            model_copy_owned(w->model, state_kinds[s->kind], s->tensor, s->layer, scratch);
+            ok = durable_put(&f, scratch, slice_bytes(s), e);
         }
         free(scratch);
     }
@@ -526,9 +540,21 @@ FN bool checkpoint_write(CheckpointWriter *w, bool from_host, Error *e) {
 
 FN void *checkpoint_thread(void *argument) {
     CheckpointWriter *w = (CheckpointWriter *)argument;
-    w->ok = checkpoint_write(w, true, &w->error);
+    w->ok = checkpoint_copy(w);
+    __atomic_store_n(&w->copied, 1, __ATOMIC_RELEASE);
+    w->ok = w->ok && checkpoint_write(w, true, &w->error);
     __atomic_store_n(&w->done, 1, __ATOMIC_RELEASE);
     return NULL;
+}
+
+// To be called before every update: waits until the state that it changes has been copied
+FN void checkpoint_copied(CheckpointWriter *w) {
+    if (!w->pending || __atomic_load_n(&w->copied, __ATOMIC_ACQUIRE)) return;
+    double begin = seconds_now();
+    comm_wait_begin(model_comm(w->model), "the copy for the checkpoint", false);
+    while (!__atomic_load_n(&w->copied, __ATOMIC_ACQUIRE)) usleep(200);
+    comm_wait_end(model_comm(w->model));
+    w->blocked += seconds_now() - begin;
 }
 
 // Signals go to the thread that trains. False: there is no thread to be had.
@@ -673,8 +699,8 @@ FN bool checkpoint_poll(CheckpointWriter *w, bool wait, bool *committed, Error *
 }
 
 // Begins a checkpoint of the state that m and p have now, under OUT/checkpoints/step_N; when it is committed all but the newest `keep` are
-// deleted. `identity` is what --resume compares. Collective. Returns when the state has been copied to host memory; a thread writes
-// it, and checkpoint_poll commits it. wait: writes and commits it here, and needs no host copy. No MPI and no CUDA in the thread. A save that
+// deleted. `identity` is what --resume compares. Collective. A thread copies the state to host memory, which checkpoint_copied waits for, and writes
+// it, and checkpoint_poll commits it. wait: writes and commits it here, and needs no host copy. No MPI in the thread. A save that
 // is still being written is finished first; if it fails rank 0 warns.
 FN bool checkpoint_begin(CheckpointWriter *w, const char *out, Model *m, const Progress *p, const json_t *identity, int64_t keep, bool wait, Error *e) {
     Comm *c = model_comm(m);
@@ -708,18 +734,14 @@ FN bool checkpoint_begin(CheckpointWriter *w, const char *out, Model *m, const P
     w->progress = progress_to_json(p);
     w->identity = json_deep_copy(identity);
     w->ok = false;
-    w->done = w->cancel = 0;
+    w->copied = w->done = w->cancel = 0;
     w->error.text[0] = 0;
     w->pending = true;
-    if (w->host) {
-        for (int64_t i = 0; i < w->num_slices; i++)
-            model_get_owned(m, state_kinds[w->slices[i].kind], w->slices[i].tensor, w->slices[i].layer, w->host + w->slices[i].place / (int64_t)sizeof(float));
-        model_wait(m);
-        w->threaded = !wait && checkpoint_start_thread(&w->thread, checkpoint_thread, w);
-    }
+    model_copy_begin(m);
+    w->threaded = w->host && !wait && checkpoint_start_thread(&w->thread, checkpoint_thread, w);
     if (!w->threaded) {
-        w->ok = checkpoint_write(w, w->host != NULL, &w->error);
-        w->done = 1;
+        w->ok = checkpoint_write(w, false, &w->error);
+        w->copied = w->done = 1;
     }
     if (!wait && w->in_pieces) comm_agree(c, true, NULL, "ranks without memory for a copy write their checkpoint");   // patient: the next collective may not be
     w->blocked = seconds_now() - w->begun;
@@ -804,7 +826,7 @@ FN bool state_slice_of(const Model *m, const StateName *names, int64_t n, const 
     char base[256];
     const char *bracket = strrchr(t->name, '[');
     snprintf(base, sizeof base, "%.*s", bracket ? (int)(bracket - t->name < 255 ? bracket - t->name : 255) : 255, t->name);
-    StateName key = {base, {0, 0, 0, 0, 0, 0, 0}};
+    StateName key = {base, {0, 0, 0, 0, 0, 0, 0, 0}};
     const StateName *found = (const StateName *)bsearch(&key, names, (size_t)n, sizeof key, state_name_order);
     if (!found) return fail(e, "%s: \"%.200s\" is not a tensor of this model", path, t->name);
     const Tensor *tensor = model_tensor(m, found->slice.tensor);
@@ -817,7 +839,8 @@ FN bool state_slice_of(const Model *m, const StateName *names, int64_t n, const 
             return fail(e, "%s: \"%.200s\" is no slice of a tensor of %" PRId64 " numbers, expected [begin:end] with 0 <= begin < end <= %" PRId64, path, t->name, numbers, numbers);
         fits = t->rank == 1 && t->count == out->end - out->begin;
     }
-    if (!fits || t->dtype != DTYPE_F32) return fail(e, "%s: \"%.200s\" is of another type or size", path, t->name);
+    out->size = dtype_size(t->dtype);
+    if (!fits || (t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16)) return fail(e, "%s: \"%.200s\" is of another type or size", path, t->name);
     return true;
 }
 
@@ -918,7 +941,7 @@ FN bool state_read_owned(Model *m, const char *directory, const StateFile *files
     enum { MOST_OPEN = 256 };
     int64_t num_owned, at = 0;
     StateSlice *owned = state_slices(m, true, &num_owned);
-    float *scratch = (float *)model_host_alloc(state_largest(owned, num_owned) + 1);
+    float *scratch = (float *)model_host_alloc(state_largest(owned, num_owned) * (int64_t)sizeof(float) + 1);
     int *fds = (int *)xcalloc(num_files, sizeof(int)), num_open = 0;   // 0: closed
     bool ok = true;
     for (int64_t i = 0; i < num_owned && ok; i++) {
@@ -935,13 +958,21 @@ FN bool state_read_owned(Model *m, const char *directory, const StateFile *files
                 fds[f] = open(path, O_RDONLY | O_CLOEXEC);
                 if (fds[f] <= 0) { ok = fail(e, "%s: cannot be opened: %s", path, strerror(errno)); fds[f] = 0; } else num_open++;
             }
-            char *to = (char *)(scratch + (begin - o->begin));
-            int64_t left = (end - begin) * (int64_t)sizeof(float), place = s[at].place + (begin - s[at].begin) * (int64_t)sizeof(float);
+            float *numbers = scratch + (begin - o->begin);
+            const int64_t size = s[at].size;
+            char *to = (char *)numbers + (end - begin) * (4 - size);   // bf16: into the second half of their place, then widened from the front
+            int64_t left = (end - begin) * size, place = s[at].place + (begin - s[at].begin) * size;
+            const char *narrow = to;
             while (ok && left > 0) {
                 ssize_t k = pread(fds[f], to, (size_t)(left < 1 << 30 ? left : 1 << 30), (off_t)place);
                 if (k < 0 && errno == EINTR) continue;
                 if (k <= 0) { ok = fail(e, "%s: cannot be read: %s ---> is the disk failing?", path, k < 0 ? strerror(errno) : "it has become shorter"); break; }
                 to += k; place += k; left -= k;
+            }
+            for (int64_t k = 0; size == 2 && k < end - begin; k++) {
+                uint16_t h;
+                memcpy(&h, narrow + 2 * k, 2);   // number k ends at byte 4k + 4, what is still to be read begins at 2n + 2k + 2: never before that
+                numbers[k] = bf16_to_f32(h);
             }
             free(path);
         }

@@ -95,6 +95,11 @@ void model_owned(const Model *m, int i, int64_t *begin, int64_t *end);
 void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out);
 void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in);
 void model_share(Model *m);
+// The same for a checkpoint, by another thread while this one runs forward and backward passes (not model_update): the state as it is when
+// model_copy_begin returns. out: fp32, or bf16 where model_copy_is_bf16 says that the kind is kept so.
+bool model_copy_is_bf16(const Model *m, TensorKind kind);
+void model_copy_begin(Model *m);
+void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out);
 Comm *model_comm(const Model *m);   // never NULL
 
 void model_init_random(Model *m, uint64_t seed);   // Hugging Face's initialisation: N(0, initializer_range), norms 1, biases 0

@@ -16,6 +16,8 @@ FN void tensor_hf_name(const Tensor *t, int64_t layer, char *out, size_t size) {
 FN int64_t tensor_numbers(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
 FN int64_t tensor_layers(const Model *m, const Tensor *t) { return t->per_layer ? model_config(m)->num_layers : 1; }
 
+enum { LOAD_PIECE = 1 << 20 };
+// what this rank owns of a tensor; nothing else of it is read
 FN bool model_load_tensor(Model *m, int i, int64_t layer, const Weights *w, const char *dir, float *buffer, int64_t *not_finite, Error *e) {
     const Tensor *t = model_tensor(m, i);
     char name[128];
@@ -30,9 +32,18 @@ FN bool model_load_tensor(Model *m, int i, int64_t layer, const Weights *w, cons
         else snprintf(want, sizeof want, "%" PRId64, t->cols);
         return fail(e, "%s: \"%s\" has shape %s, config.json says %s", dir, name, got, want);
     }
-    if (!safetensor_to_f32(s, 0, s->count, buffer)) return fail(e, "%s: \"%s\" is of type %s, expected BF16, F16, F32 or F64 ---> quantized weights cannot be trained", dir, name, dtype_name(s->dtype));
-    for (int64_t k = 0; k < s->count; k++) *not_finite += !isfinite(buffer[k]);
-    model_put(m, KIND_PARAM, i, (int)layer, buffer);
+    int64_t begin, end, bad = 0;
+    model_owned(m, i, &begin, &end);
+    bool known = s->dtype == DTYPE_BF16 || s->dtype == DTYPE_F16 || s->dtype == DTYPE_F32 || s->dtype == DTYPE_F64;
+    if (!known) return fail(e, "%s: \"%s\" is of type %s, expected BF16, F16, F32 or F64 ---> quantized weights cannot be trained", dir, name, dtype_name(s->dtype));
+    #pragma omp parallel for schedule(dynamic, 1) reduction(+ : bad)   // the file is mapped: many threads keep a disk busier than one
+    for (int64_t at = begin; at < end; at += LOAD_PIECE) {
+        int64_t n = end - at < LOAD_PIECE ? end - at : LOAD_PIECE;
+        safetensor_to_f32(s, at, n, buffer + (at - begin));
+        for (int64_t k = 0; k < n; k++) bad += !isfinite(buffer[at - begin + k]);
+    }
+    *not_finite += bad;
+    model_put_owned(m, KIND_PARAM, i, (int)layer, buffer);
     return true;
 }
 
@@ -57,22 +68,28 @@ FN bool model_check_tensor(const Model *m, const SafeTensor *s, const Weights *w
     return fail(e, "%s: unexpected tensor \"%.100s\" ---> is config.json that of these weights?", dir, s->name);
 }
 
-// Loads every parameter of m from the weights in `dir`, which may be of any float type. False with one line in e.
+// Loads every parameter of m from the weights in `dir`, which may be of any float type. False with one line in e. Collective: each rank reads what it owns.
 FN bool model_load_dir(Model *m, const char *dir, Error *e) {
     Weights *w = weights_open(dir, e);
-    if (!w) return false;
-    bool ok = true;
+    bool ok = w != NULL;
     for (int f = 0; ok && f < w->num_files; f++)
         for (int64_t k = 0; ok && k < w->files[f]->count; k++) ok = model_check_tensor(m, &w->files[f]->tensors[k], w, dir, e);
     int64_t largest = 1, not_finite = 0;
-    for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
-    float *buffer = ok ? (float *)xmalloc(largest * (int64_t)sizeof(float)) : NULL;
+    for (int i = 0; i < model_num_tensors(m); i++) {
+        int64_t begin, end;
+        model_owned(m, i, &begin, &end);
+        largest = end - begin > largest ? end - begin : largest;
+    }
+    float *buffer = ok ? (float *)model_host_alloc(largest * (int64_t)sizeof(float)) : NULL;
     for (int i = 0; ok && i < model_num_tensors(m); i++)
         for (int64_t l = 0; ok && l < tensor_layers(m, model_tensor(m, i)); l++) ok = model_load_tensor(m, i, l, w, dir, buffer, &not_finite, e);
-    free(buffer);
-    weights_close(w);
-    if (ok && not_finite) warn("%s: %" PRId64 " weights are NaN or infinite ---> every loss will be; is the download damaged?", dir, not_finite);
-    return ok;
+    model_host_free(buffer);
+    if (w) weights_close(w);
+    if (!comm_agree(model_comm(m), ok, e, "reading the weights")) return false;
+    model_share(m);
+    comm_sum_i64(model_comm(m), &not_finite, 1, "weights that are not finite");
+    if (not_finite && model_comm(m)->rank == 0) warn("%s: %" PRId64 " weights are NaN or infinite ---> every loss will be; is the download damaged?", dir, not_finite);
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------

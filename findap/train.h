@@ -375,6 +375,7 @@ FN void train_issue(Train *t) {
         // how many updates there were is only known late; the model counts on from where it was told once
         AdamW opt = {record->lr, r->beta1, r->beta2, r->eps, r->weight_decay, r->grad_clip, t->count_given ? 0 : p->adam_t + 1};
         t->count_given = true;
+        checkpoint_copied(&t->writer);
         model_update(t->model, &opt);
     }
     p->step++;
@@ -623,7 +624,7 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     safetensors_writer_tensor(w, "weights", DTYPE_F32, 2, shape);
     if (with_logits) safetensors_writer_tensor(w, "logits", DTYPE_F32, 3, shape);
     for (int i = 0; i < model_num_tensors(m); i++)
-        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) tensor_declare(w, model_tensor(m, i), l, "grad.");
+        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) tensor_declare(w, model_tensor(m, i), l, "grad.", DTYPE_F32);
     bool ok = !first || (safetensors_writer_begin(w, e) && safetensors_writer_data(w, &loss, 4, e) && safetensors_writer_data(w, s->tokens, places * 4, e) &&
               safetensors_writer_data(w, s->positions, places * 4, e) && safetensors_writer_data(w, s->targets, places * 4, e) && safetensors_writer_data(w, s->weights, places * 4, e) &&
               (!with_logits || safetensors_writer_data(w, logits, logits_bytes, e)));
@@ -704,8 +705,12 @@ FN bool train_make_model(Train *t, Error *e) {
         t->logp_held[i] = (float *)model_host_alloc(rows * r->seq_len * (int64_t)sizeof(float));
     }
     t->coef = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
-    if (strcmp(t->options->init, "random") == 0) model_init_random(t->model, (uint64_t)t->options->init_seed);
+    double begin = seconds_now();
+    bool random = strcmp(t->options->init, "random") == 0;
+    if (random) model_init_random(t->model, (uint64_t)t->options->init_seed);
     else if (!model_load_dir(t->model, t->options->model, e)) return false;
+    model_wait(t->model);
+    if (!t->options->quiet) fprintf(stderr, "weights %s in %.1f s\n", random ? "drawn" : "loaded", seconds_now() - begin);
     model_zero_moments(t->model);
     return true;
 }

@@ -132,7 +132,7 @@ static Tensor fake_tensors[] = {
     {"final", "model.norm.weight", 0, 255, false, false, 0, 0},               {"one", "model.one", 0, 1, false, false, 0, 0},
 };
 enum { TENSORS = sizeof fake_tensors / sizeof fake_tensors[0], LAYERS = 3, NUMBERS = 37 * 53 + LAYERS * (24 * 83 + 97 + 2000) + 255 + 1 };
-struct Model { Config config; Comm *comm; int shared; float numbers[3][NUMBERS]; };   // where this rank owns nothing: POISON
+struct Model { Config config; Comm *comm; int shared; bool bf16; float numbers[3][NUMBERS]; };   // where this rank owns nothing: POISON
 #define POISON -12345.0f
 
 const Config *model_config(const Model *m) { return &m->config; }
@@ -162,15 +162,27 @@ void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *o
     MUST(begin < end, "nothing is owned");
     memcpy(out, m->numbers[row_of(kind)] + place_of(m, i, layer) + begin, (size_t)(end - begin) * 4);
 }
+static int copy_gate_closed;   // with __atomic
+bool model_copy_is_bf16(const Model *m, TensorKind kind) { return m->bf16 && kind != KIND_PARAM; }
+void model_copy_begin(Model *m) { (void)m; }
+void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) {
+    int64_t begin, end;
+    while (__atomic_load_n(&copy_gate_closed, __ATOMIC_ACQUIRE)) usleep(200);
+    if (!model_copy_is_bf16(m, kind)) { model_get_owned(m, kind, i, layer, (float *)out); return; }
+    model_owned(m, i, &begin, &end);
+    for (int64_t k = begin; k < end; k++) memcpy((char *)out + 2 * (k - begin), (const char *)&m->numbers[row_of(kind)][place_of(m, i, layer) + k] + 2, 2);   // the upper half
+}
 void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) {
     int64_t begin, end;
     model_owned(m, i, &begin, &end);
     memcpy(m->numbers[row_of(kind)] + place_of(m, i, layer) + begin, in, (size_t)(end - begin) * 4);
 }
 
+static bool keep_bf16;   // moments
 static Model *model_new(Comm *c) {
     Model *m = (Model *)xcalloc(1, sizeof(Model));
     m->comm = c;
+    m->bf16 = keep_bf16;
     m->config.num_layers = LAYERS;
     return m;
 }
@@ -192,6 +204,7 @@ static int64_t model_numbers(Model *m, int64_t step, bool set) {
                 for (int64_t n = 0; n < tensor_numbers(&fake_tensors[i]); n++) {
                     int64_t place = place_of(m, i, l) + n;
                     float x = n >= begin && n < end ? number_at(step, k, place) : POISON;
+                    if (m->bf16 && k > 0 && x != POISON) memset(&x, 0, 2);
                     if (set) m->numbers[k][place] = x;
                     else if (memcmp(&x, &m->numbers[k][place], 4) != 0) return k * NUMBERS + place;
                 }
@@ -200,6 +213,11 @@ static int64_t model_numbers(Model *m, int64_t step, bool set) {
 }
 static void fill(Model *m, int64_t step) { model_numbers(m, step, true); }
 static void check(Model *m, int64_t step) { int64_t at = model_numbers(m, step, false); MUST(at < 0, "rank %d of %d: number %d is not that of step %d", m->comm->rank, m->comm->size, (int)at, (int)step); }
+
+static void update(CheckpointWriter *w, Model *m, int64_t step) {   // as training does it
+    checkpoint_copied(w);
+    fill(m, step);
+}
 
 static json_t *identity(void) { return json_pack("{s:{s:i,s:[i,i]},s:s}", "recipe", "seed", 3, "list", 1, 2, "model", "fake"); }
 static Progress progress(int64_t step) {
@@ -212,7 +230,7 @@ static Progress progress(int64_t step) {
 static bool save(CheckpointWriter *w, Model *m, const char *out, int64_t step, bool wait, Error *e) {   // with wait false: the caller polls
     json_t *id = identity();
     Progress p = progress(step);
-    fill(m, step);
+    update(w, m, step);
     bool ok = checkpoint_begin(w, out, m, &p, id, 2, wait, e);
     json_decref(id);
     free(p.dev);
@@ -248,7 +266,7 @@ int main(int argc, char **argv) {
     int64_t found = resume(m, argv[1], &e);
     MUST(found == atoi(argv[2]), "resumed %d: %s", (int)found, e.text);
     MUST(save(&w, m, argv[1], atoi(argv[3]), false, &e), "%s", e.text);
-    fill(m, 999);
+    update(&w, m, 999);
     bool committed = false;
     while (!committed) MUST(checkpoint_poll(&w, false, &committed, &e), "%s", e.text);
     checkpoint_free(&w);
@@ -312,7 +330,7 @@ static void work_save(Model *m, void *p) {
     memset(&w, 0, sizeof w);
     w.memory_limit = a->memory;
     bool ok = save(&w, m, a->out, a->step, a->wait, &e);
-    fill(m, 777);
+    update(&w, m, 777);
     ok = ok && checkpoint_poll(&w, true, NULL, &e);
     MUST(ok == !a->error, "%s", ok ? "no error" : e.text);
     if (a->error) MUST(strstr(e.text, a->error), "rank %d: %s", m->comm->rank, e.text);   // on every rank
@@ -428,7 +446,7 @@ static void work_async(Model *m, void *p) {
         if (step < 3) __atomic_store_n(&gate_closed, 1, __ATOMIC_RELEASE);   // nothing can be written
         MUST(save(&w, m, out, step, false, &e) && w.pending, "%s", e.text);
         for (int i = 0; i < 5; i++) {
-            fill(m, 1000 + i);
+            update(&w, m, 1000 + i);
             if (step < 3) MUST(checkpoint_poll(&w, false, &committed, &e) && !committed && w.pending, "committed what is not written");
         }
         if (step < 3) MUST(!exists("%s/checkpoints/step_%08d", out, (int)step), "there already");
@@ -455,6 +473,63 @@ static void test_the_model_may_change(void **state) {
         resume_with(2, out, 3);
         assert_int_equal(num_unfinished(out), 0);
     }
+}
+
+static void *open_copy_gate(void *unused) {
+    usleep(50000);
+    __atomic_store_n(&copy_gate_closed, 0, __ATOMIC_RELEASE);
+    return unused;
+}
+static void work_copy(Model *m, void *p) {
+    CheckpointWriter w;
+    Error e;
+    pthread_t opener;
+    memset(&w, 0, sizeof w);
+    __atomic_store_n(&copy_gate_closed, 1, __ATOMIC_RELEASE);
+    MUST(save(&w, m, (const char *)p, 4, false, &e), "%s", e.text);   // returns although nothing can be copied
+    double begin = seconds_now();
+    MUST(pthread_create(&opener, NULL, open_copy_gate, NULL) == 0, "thread");
+    update(&w, m, 555);
+    MUST(seconds_now() - begin > 0.04 && w.blocked > 0.04, "the update did not wait");
+    pthread_join(opener, NULL);
+    MUST(checkpoint_poll(&w, true, NULL, &e), "%s", e.text);
+    checkpoint_free(&w);
+}
+static void test_an_update_waits_for_the_copy(void **state) {
+    (void)state;
+    char *out = path_join(fast, "copy");
+    ranks(1, work_copy, out);
+    resume_with(2, out, 4);
+    free(out);
+}
+
+// moments that are kept in bf16 are so in the files, and read by any number of ranks
+static void test_bf16_moments(void **state) {
+    (void)state;
+    char out[300];
+    Work a;
+    memset(&a, 0, sizeof a);
+    snprintf(out, sizeof out, "%s/bf16", fast);
+    a.out = out; a.step = 6;
+    keep_bf16 = true;
+    ranks(3, work_save, &a);
+    for (int size = 1; size <= 4; size++) resume_with(size, out, 6);
+    keep_bf16 = false;
+    char path[400];
+    Error e;
+    int64_t bytes[2] = {0, 0};
+    for (int i = 1; i <= 3; i++) {
+        snprintf(path, sizeof path, "%s/checkpoints/step_00000006/state-%05d-of-00003.safetensors", out, i);
+        Safetensors *f = safetensors_open(path, &e);
+        if (!f) fail_msg("%s", e.text);
+        for (int64_t k = 0; k < f->count; k++) {
+            assert_int_equal(f->tensors[k].dtype, f->tensors[k].name[0] == 'p' ? DTYPE_F32 : DTYPE_BF16);
+            bytes[f->tensors[k].name[0] == 'p'] += f->tensors[k].bytes;
+        }
+        safetensors_close(f);
+    }
+    assert_int_equal(bytes[1], NUMBERS * 4);
+    assert_int_equal(bytes[0], NUMBERS * 4);
 }
 
 static void work_given_up(Model *m, void *p) {   // the run ends by an error while a save is pending
@@ -562,7 +637,7 @@ static void work_child(Model *m, void *p) {
     MUST(first > 0, "%s", e.text);
     for (int round = 0; round < 2; round++) {
         bool committed = false, ok = save(&w, m, a->out, first + 1 + round, a->wait, &e);
-        fill(m, 555);   // training goes on
+        update(&w, m, 555);   // training goes on
         while (ok && w.pending) ok = checkpoint_poll(&w, false, &committed, &e);
         failed += !ok;
         if (!ok) MUST(e.text[0] && (forever || failed == 1), "%s", e.text);   // one failure costs at most one checkpoint
@@ -955,6 +1030,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "child") == 0) return child(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_number_of_ranks), cmocka_unit_test(test_an_old_checkpoint_loads), cmocka_unit_test(test_the_model_may_change),
+        cmocka_unit_test(test_an_update_waits_for_the_copy), cmocka_unit_test(test_bf16_moments),
         cmocka_unit_test(test_an_end_while_a_save_is_pending), cmocka_unit_test(test_without_memory_for_a_copy), cmocka_unit_test(test_no_room), cmocka_unit_test(test_a_disk_that_lies), cmocka_unit_test(test_one_rank_fails),
         cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_lying_manifests), cmocka_unit_test(test_lying_slices), cmocka_unit_test(test_random_headers),
         cmocka_unit_test(test_every_failing_call), cmocka_unit_test(test_processes),

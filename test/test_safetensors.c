@@ -21,7 +21,11 @@ void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
     (void)kind;
     memcpy(out, m->data + table[i].offset + layer * table[i].layer_stride, (size_t)tensor_numbers(&table[i]) * 4);
 }
-void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {
+void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) { (void)m; *begin = 0; *end = tensor_numbers(&table[i]); }
+void model_share(Model *m) { (void)m; }
+void *model_host_alloc(int64_t bytes) { return xmalloc(bytes); }
+void model_host_free(void *p) { free(p); }
+void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) {
     (void)kind;
     memcpy(m->data + table[i].offset + layer * table[i].layer_stride, in, (size_t)tensor_numbers(&table[i]) * 4);
 }

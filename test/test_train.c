@@ -54,6 +54,9 @@ static size_t fake_bytes(int i) { return sizeof(float) * (i == 0 ? VOCAB * VOCAB
 void model_get(const Model *m, TensorKind k, int i, int layer, float *out) { memcpy(out, fake_place((Model *)m, k, i, layer), fake_bytes(i)); }
 void model_put(Model *m, TensorKind k, int i, int layer, const float *in) { memcpy(fake_place(m, k, i, layer), in, fake_bytes(i)); }
 void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) { (void)m; *begin = 0; *end = (int64_t)(fake_bytes(i) / sizeof(float)); }
+bool model_copy_is_bf16(const Model *m, TensorKind kind) { (void)m; (void)kind; return false; }
+void model_copy_begin(Model *m) { (void)m; }
+void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) { model_get_owned(m, kind, i, layer, (float *)out); }
 void model_get_owned(const Model *m, TensorKind k, int i, int layer, float *out) { model_get(m, k, i, layer, out); }
 void model_put_owned(Model *m, TensorKind k, int i, int layer, const float *in) { model_put(m, k, i, layer, in); }
 void model_share(Model *m) { (void)m; }
