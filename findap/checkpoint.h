@@ -5,7 +5,8 @@
 //                                   manifest.json       cursor, AdamW's t, counters, dev losses, hashes of all that must be the same
 //
 // Several ranks write at the same time, each what it owns (model_owned), to its own state-00002-of-00008.safetensors: whole tensors as with one
-// rank, parts of tensors as NAME[begin:end], one-dimensional. Replicas, which own the same, write each a part of it. Reading asks which numbers are where, never how many ranks there were.
+// rank, parts of tensors as NAME[begin:end], one-dimensional. Replicas, which own the same, write each a part of it. Reading asks which numbers
+// are where, never how many ranks there were.
 //
 // Training waits until the state has been copied to host memory (checkpoint_begin); a thread writes it to step_N.tmp, syncs it, reads it
 // back; when every rank's has (checkpoint_poll) rank 0 writes the manifest, syncs the directory, renames it, syncs the parent: under its
@@ -265,8 +266,8 @@ FN bool state_same(Model *m, Error *e) {
     int other = 0;
     for (int r = replicas->size - 1; r > 0; r--) if (strcmp(all[r].hex, all[0].hex) != 0) other = r;
     free(all);
-    bool ok = other == 0 || fail(e, "rank %d has other weights or moments than rank %d, whose replica it is ---> have all hosts the same --model? If so, a GPU or its memory may be failing: the same command with "
-                                    "--resume goes on from the last checkpoint", comm_job_rank(replicas, other), comm_job_rank(replicas, 0));
+    bool ok = other == 0 || fail(e, "rank %d has other weights or moments than rank %d, whose replica it is ---> have all hosts the same --model? If so, a GPU or its memory may be failing; "
+                                    "the same command with --resume goes on from the last checkpoint", comm_job_rank(replicas, other), comm_job_rank(replicas, 0));
     return comm_agree(model_comm(m), ok, e, "comparing replicas");
 }
 

@@ -266,17 +266,15 @@ static void test_a_killed_rank_ends_the_job_and_a_resume_goes_on(void **state) {
     assert_int_equal(run("cmp %s %s", in("killed/model.safetensors"), in("whole/model.safetensors")), 0);
 }
 
-static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
-    (void)state;
-    NEED_RANKS
+static void hang(int ranks, const char *out, const char *way) {
     char flags[512];
     pid_t pids[16];
     int status;
-    snprintf(flags, sizeof flags, "--watchdog 2 --steps 100000 --overwrite --checkpoint-every 0 --out %s", in("hung"));
-    pid_t job = start(2, flags);
-    wait_for_steps("hung", 3);
-    int n = ranks_of("hung", pids);
-    assert_int_equal(n, 2);
+    snprintf(flags, sizeof flags, "--watchdog 2 --steps 100000 --checkpoint-every 0 %s --out %s", way, in(out));
+    pid_t job = start(ranks, flags);
+    wait_for_steps(out, 3);
+    int n = ranks_of(out, pids);
+    assert_int_equal(n, ranks);
     double begin = seconds_now();
     kill(pids[1], SIGSTOP);
     waitpid(job, &status, 0);
@@ -285,6 +283,12 @@ static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
     kill(pids[1], SIGKILL); kill(pids[1], SIGCONT);
     run("cat %s", in("job.log"));
     if (!strstr(output, "a rank hangs")) fail_msg("no word of it: %s", output);
+}
+static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
+    (void)state;
+    NEED_RANKS
+    hang(2, "hung", "");
+    hang(4, "hung4", "--shard-ranks 2 --zero 3");   // the others wait in groups
 }
 
 static void test_a_signal_to_one_rank_stops_all_with_a_checkpoint(void **state) {
