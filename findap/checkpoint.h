@@ -244,7 +244,7 @@ FN void state_spread(const Comm *replicas, StateSlice *s, int64_t *n) {
 }
 
 // Have all replicas the same bits of what they own? Collective; at once true where there are none. If not, all get the error. What it costs, a
-// copy to the host and a hash of 12 bytes a number owned, is a second for the 12 GB of an eighth of 8B parameters: 0.2 % of the time between two checkpoints.
+// copy to the host (50 GB/s) and a hash (20 GB/s) of 12 bytes a number owned, comes to a second for an eighth of 8B parameters: 0.2 % of 500 steps.
 FN bool state_same(Model *m, Error *e) {
     Comm *replicas = model_replicas(m);
     int64_t n;
