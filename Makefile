@@ -102,6 +102,7 @@ $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c $(HE
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
+$(BUILD)/test_train_late: test/test_train.c
 build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 	@ln -sfn $@ $(notdir $@)

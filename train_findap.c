@@ -463,12 +463,15 @@ struct Model {
     Tensor tensors[MAX_TENSORS];
     int num_tensors;
     int64_t num_parameters;
-    float *params, *grads;   // (num_parameters), laid out by the table; with ZeRO-3 and -2 there is one place for all layers, used in turn
-    float *moment1, *moment2, *sums, *owned;   // (num_owned): what this rank owns of everything: moments, with ZeRO-2 the gradient's sum, with ZeRO-3 the weights
-    int64_t num_owned, owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS];
+    float *params, *grads;   // (num_parameters), laid out by the table; ZeRO-3, ZeRO-2: one layer's room, used in turn
+    float *moment1, *moment2;   // (num_owned)
+    float *shard_sums;       // (num_owned)  ZeRO-2: the gradient's sum over micro-batches and ranks
+    float *shard_params;     // (num_owned)  ZeRO-3: the weights
+    int64_t owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS], num_owned;   // what this rank owns: of every tensor a piece
     Comm *comm, alone;       // the ranks; `alone` when there is one
+    Comm *shard, *replicas;  // those that share one copy of the state; those that own what this one owns
     int zero;                // ZeRO stage; 0 with one rank
-    int64_t gathered;        // ZeRO-3: the layer whose weights are in params
+    int64_t place_layer;     // ZeRO-3: whose weights are in the layers' place in params; -1: nobody's
     float *rope_table;       // (T, HD/2, 2)
     Layer *layers;           // (L)
     float *x;                // (N, C)   what leaves the last layer
@@ -537,22 +540,29 @@ static void define_tensors(Model *m) {
     }
 }
 
-// where tensor i of a layer lies in params or grads. `one_layer`: all layers take turns in the place of the first
-static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool one_layer) {
+// Where tensor i of a layer lies in an arena. in_turns: all layers take turns in the place of the first (ZeRO-2's gradients, ZeRO-3's weights)
+static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool in_turns) {
     const Tensor *t = &m->tensors[i];
-    int64_t skipped = one_layer && !t->per_layer && i > 0 ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0;   // tensor 1 is the first of a layer
-    return t->offset - skipped + (one_layer ? 0 : layer * t->layer_stride);
+    if (!in_turns) return t->offset + layer * t->layer_stride;
+    if (t->per_layer) return t->offset;
+    return t->offset - (i > 0 ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0);   // tensor 1 is the first of a layer
 }
-static bool one_layer_of(const Model *m, const float *arena) { return m->zero >= (arena == m->params ? 3 : 2); }
-// tensor `name` of a layer; NULL when the family has no such tensor
-static float *tensor_in(const Model *m, float *arena, const char *name, int64_t layer) {
-    for (int i = 0; i < m->num_tensors; i++)
-        if (strcmp(m->tensors[i].name, name) == 0) return arena + tensor_offset(m, i, layer, one_layer_of(m, arena));
-    return NULL;
+static int64_t arena_numbers(const Model *m, bool in_turns) { return m->num_parameters - (in_turns ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0); }
+static bool weights_in_turns(const Model *m) { return m->zero >= 3; }
+static bool grads_in_turns(const Model *m) { return m->zero >= 2; }
+static int tensor_index(const Model *m, const char *name) {   // -1: the family has no such tensor
+    for (int i = 0; i < m->num_tensors; i++) if (strcmp(m->tensors[i].name, name) == 0) return i;
+    return -1;
 }
-static float *param(const Model *m, const char *name, int64_t layer) { return tensor_in(m, m->params, name, layer); }
-static float *grad(const Model *m, const char *name, int64_t layer) { return tensor_in(m, m->grads, name, layer); }
-static float *head_weight(const Model *m, float *arena) { return tensor_in(m, arena, m->config.tied_embeddings ? "embed" : "lm_head", 0); }
+static float *param(const Model *m, const char *name, int64_t layer) {
+    int i = tensor_index(m, name);
+    return i < 0 ? NULL : m->params + tensor_offset(m, i, layer, weights_in_turns(m));
+}
+static float *grad(const Model *m, const char *name, int64_t layer) {
+    int i = tensor_index(m, name);
+    return i < 0 ? NULL : m->grads + tensor_offset(m, i, layer, grads_in_turns(m));
+}
+static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
 
 // Activations. Called twice: with arena NULL it only counts, then it hands out the pieces. Without training the layers
 // share one set of buffers, since nothing of them is needed later.
@@ -590,10 +600,12 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->B = B; m->T = T; m->training = training;
-    m->alone.size = 1;
+    m->alone.size = m->alone.stride = 1;
     m->comm = o && o->comm && o->comm->size > 1 ? o->comm : &m->alone;
-    m->zero = !training || m->comm->size == 1 ? 0 : o->zero ? (int)o->zero : 1;
-    m->gathered = -1;
+    m->shard = o && o->shard ? o->shard : m->comm;
+    m->replicas = o && o->replicas ? o->replicas : &m->alone;
+    m->zero = !training || m->comm->size == 1 ? 0 : o->zero && m->shard->size > 1 ? (int)o->zero : 1;
+    m->place_layer = -1;
     m->layers = (Layer *)xcalloc(config->num_layers, sizeof(Layer));
     define_tensors(m);
 }
@@ -606,16 +618,11 @@ bool model_check(const Config *config, const ModelOptions *o, Error *e) {
     return true;
 }
 
-// numbers in params (stage 3) or grads (stage 2): from that ZeRO stage on there is one layer of them
-static int64_t arena_numbers(const Model *m, int stage) {
-    return m->num_parameters - (m->zero >= stage ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0);
-}
-
 int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan) {
     Model m;
     define_model(&m, config, B, T, training, options);
-    int64_t size = (int64_t)sizeof(float), activations = place_activations(&m, NULL) * size + B * T * (int64_t)sizeof(Span), parameters = arena_numbers(&m, 3) * size;
-    int64_t gradients = training ? arena_numbers(&m, 2) * size : 0, owned = training ? m.num_owned * (m.zero >= 3 ? 4 : m.zero == 2 ? 3 : 2) * size : 0;
+    int64_t size = (int64_t)sizeof(float), activations = place_activations(&m, NULL) * size + B * T * (int64_t)sizeof(Span), parameters = arena_numbers(&m, weights_in_turns(&m)) * size;
+    int64_t gradients = training ? arena_numbers(&m, grads_in_turns(&m)) * size : 0, owned = training ? m.num_owned * (m.zero >= 3 ? 4 : m.zero == 2 ? 3 : 2) * size : 0;
     free(m.layers);
     double MiB = 1048576.0;
     if (plan && training) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, gradients %.1f MiB, %s %.1f MiB, activations %.1f MiB", (double)parameters / MiB, (double)gradients / MiB,
@@ -627,14 +634,13 @@ int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool trai
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
     Model *m = (Model *)xmalloc(sizeof(Model));
     define_model(m, config, B, T, training, options);
-    if (m->comm->size == 1) m->comm = &m->alone;   // which is now where it stays
-    m->params = (float *)xcalloc(arena_numbers(m, 3), sizeof(float));
+    m->params = (float *)xcalloc(arena_numbers(m, weights_in_turns(m)), sizeof(float));
     if (training) {
-        m->grads = (float *)xcalloc(arena_numbers(m, 2), sizeof(float));
+        m->grads = (float *)xcalloc(arena_numbers(m, grads_in_turns(m)), sizeof(float));
         m->moment1 = (float *)xcalloc(m->num_owned, sizeof(float));
         m->moment2 = (float *)xcalloc(m->num_owned, sizeof(float));
-        if (m->zero >= 2) m->sums = (float *)xcalloc(m->num_owned, sizeof(float));
-        if (m->zero >= 3) m->owned = (float *)xcalloc(m->num_owned, sizeof(float));
+        if (m->zero >= 2) m->shard_sums = (float *)xcalloc(m->num_owned, sizeof(float));
+        if (m->zero >= 3) m->shard_params = (float *)xcalloc(m->num_owned, sizeof(float));
     }
     m->arena = (float *)xcalloc(place_activations(m, NULL), sizeof(float));
     place_activations(m, m->arena);
@@ -655,7 +661,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
 
 void model_free(Model *m) {
     if (!m) return;
-    free(m->params); free(m->grads); free(m->moment1); free(m->moment2); free(m->sums); free(m->owned);
+    free(m->params); free(m->grads); free(m->moment1); free(m->moment2); free(m->shard_sums); free(m->shard_params);
     free(m->arena); free(m->layers); free(m->documents);
     free(m);
 }
@@ -666,68 +672,94 @@ int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
 
 Comm *model_comm(const Model *m) { return m->comm; }
+Comm *model_replicas(const Model *m) { return m->replicas; }
 
 static int64_t tensor_count(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
 void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
-    *begin = shard_begin(m->comm, tensor_count(&m->tensors[i]));
-    *end = shard_end(m->comm, tensor_count(&m->tensors[i]));
+    *begin = shard_begin(m->shard, tensor_count(&m->tensors[i]));
+    *end = shard_end(m->shard, tensor_count(&m->tensors[i]));
 }
-// what this rank owns of a tensor, wherever that is kept
-static float *owned_at(const Model *m, TensorKind kind, int i, int64_t layer) {
+// What this rank owns of a tensor: the weights, the gradient, and where its moments lie in theirs
+static int64_t owned_place(const Model *m, int i, int64_t layer) { return m->owned_offset[i] + layer * m->owned_stride[i]; }
+static float *owned_params(const Model *m, int i, int64_t layer) {
+    if (m->zero >= 3 && m->tensors[i].per_layer) return m->shard_params + owned_place(m, i, layer);
+    return m->params + tensor_offset(m, i, layer, weights_in_turns(m)) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+}
+static float *owned_grads(const Model *m, int i, int64_t layer) {
+    if (m->zero >= 2) return m->shard_sums + owned_place(m, i, layer);
+    return m->grads + tensor_offset(m, i, layer, false) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+}
+
+// What this rank owns of one tensor, out of or into its arena
+static void owned_copy(Model *m, TensorKind kind, int i, int64_t layer, float *out, const float *in) {
     CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
-    int64_t begin = shard_begin(m->comm, tensor_count(&m->tensors[i])), at = m->owned_offset[i] + layer * m->owned_stride[i];
-    if (kind == KIND_MOMENT1) return m->moment1 + at;
-    if (kind == KIND_MOMENT2) return m->moment2 + at;
-    if (kind == KIND_PARAM) return m->zero >= 3 && m->tensors[i].per_layer ? m->owned + at : m->params + tensor_offset(m, i, layer, m->zero >= 3) + begin;
-    return m->zero >= 2 ? m->sums + at : m->grads + tensor_offset(m, i, layer, false) + begin;
+    float *x = kind == KIND_PARAM ? owned_params(m, i, layer) : kind == KIND_GRAD ? owned_grads(m, i, layer) : (kind == KIND_MOMENT1 ? m->moment1 : m->moment2) + owned_place(m, i, layer);
+    if (out) memcpy(out, x, (size_t)m->owned_stride[i] * sizeof(float));
+    if (in) memcpy(x, in, (size_t)m->owned_stride[i] * sizeof(float));
+    if (in) m->place_layer = -1;
 }
-void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out) { memcpy(out, owned_at(m, kind, i, layer), (size_t)m->owned_stride[i] * sizeof(float)); }
-void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) {
-    memcpy(owned_at(m, kind, i, layer), in, (size_t)m->owned_stride[i] * sizeof(float));
-    m->gathered = -1;
-}
+void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out) { owned_copy((Model *)m, kind, i, layer, out, NULL); }
+void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *in) { owned_copy(m, kind, i, layer, NULL, in); }
 bool model_copy_is_bf16(const Model *m, TensorKind kind) { (void)m; (void)kind; return false; }
 void model_copy_begin(Model *m) { (void)m; }   // only model_update changes what is copied
 void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) { model_get_owned(m, kind, i, layer, (float *)out); }
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
-    model_get_owned(m, kind, i, layer, out + shard_begin(m->comm, tensor_count(&m->tensors[i])));
-    comm_gather_tensor_f32(m->comm, out, tensor_count(&m->tensors[i]));
+    int64_t n = tensor_count(&m->tensors[i]);
+    model_get_owned(m, kind, i, layer, out + shard_begin(m->shard, n));
+    comm_gather_tensor_f32(m->shard, out, n);
 }
 void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {   // every rank is given all of it
-    model_put_owned(m, kind, i, layer, in + shard_begin(m->comm, tensor_count(&m->tensors[i])));
-    if (kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer)) memcpy(m->params + tensor_offset(m, i, layer, m->zero >= 3), in, (size_t)tensor_count(&m->tensors[i]) * sizeof(float));
+    int64_t n = tensor_count(&m->tensors[i]);
+    if (kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer)) memcpy(m->params + tensor_offset(m, i, layer, weights_in_turns(m)), in, (size_t)n * sizeof(float));
+    model_put_owned(m, kind, i, layer, in + shard_begin(m->shard, n));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// between the ranks (who owns what: see the end of comm.h)
+//
+// Unit u: 0 the embedding, 1 ... L the layers, L + 1 the last norm and an LM head of its own. Gradients leave unit by unit, in falling order.
+
+static int64_t unit_of(const Model *m, int i, int64_t layer) { return m->tensors[i].per_layer ? layer + 1 : i == 0 ? 0 : m->config.num_layers + 1; }
+
+// Sums the gradients of a unit, which are complete, over the ranks; the sums are with those that own them. ZeRO-1 sums micro-batches first and the ranks in
+// the last one; from ZeRO-2 on every micro-batch's are added to what the owner has, and their place is free again. Replicas sum what they own in the last one.
+static void reduce_unit(Model *m, int64_t unit, bool last) {
+    if (m->zero == 0 || (m->zero == 1 && !last)) return;
+    const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    for (int i = 0; i < m->num_tensors; i++) {
+        if (unit_of(m, i, layer) != unit) continue;
+        int64_t n = tensor_count(&m->tensors[i]), part = shard_part(m->shard, n), whole = part * m->shard->size;
+        float *g = m->grads + tensor_offset(m, i, layer, grads_in_turns(m));
+        comm_reduce_scatter_f32(m->shard, g, part, "gradients");
+        comm_reduce_f32(m->shard, g + whole, n - whole, m->shard->size - 1, "gradients");
+        if (m->zero >= 2) {
+            add_scaled(owned_grads(m, i, layer), g + shard_begin(m->shard, n), 1.0f, m->owned_stride[i]);
+            memset(g, 0, (size_t)n * sizeof(float));
+        }
+        if (last) comm_sum_f32(m->replicas, owned_grads(m, i, layer), m->owned_stride[i], "gradients of replicas");
+    }
+}
+
+// Puts a unit's weights together on all ranks of the shard group
+static void gather_unit(Model *m, int64_t unit) {
+    const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    for (int i = 0; i < m->num_tensors; i++) {
+        if (unit_of(m, i, layer) != unit) continue;
+        float *x = m->params + tensor_offset(m, i, layer, weights_in_turns(m)), *mine = x + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+        if (owned_params(m, i, layer) != mine) memcpy(mine, owned_params(m, i, layer), (size_t)m->owned_stride[i] * sizeof(float));
+        comm_gather_tensor_f32(m->shard, x, tensor_count(&m->tensors[i]));
+    }
+}
+// ZeRO-3: a layer's weights into the layers' place, when they are not there
+static void fetch_layer(Model *m, int64_t layer) {
+    if (m->zero < 3 || m->place_layer == layer) return;
+    gather_unit(m, layer + 1);
+    m->place_layer = layer;
 }
 // After an update every rank has new weights in what it owns: all get all of them. With ZeRO-3 those of layers only when their turn comes.
 void model_share(Model *m) {
-    m->gathered = -1;
-    for (int i = 0; i < m->num_tensors && m->comm->size > 1; i++)
-        for (int64_t l = 0; l < (m->tensors[i].per_layer ? (m->zero >= 3 ? 0 : m->config.num_layers) : 1); l++)
-            comm_gather_tensor_f32(m->comm, m->params + tensor_offset(m, i, l, m->zero >= 3), tensor_count(&m->tensors[i]));
-}
-// ZeRO-3: a layer's weights are put together before each use
-static void gather_layer(Model *m, int64_t layer) {
-    if (m->zero < 3 || m->gathered == layer) return;
-    for (int i = 0; i < m->num_tensors; i++) {
-        if (!m->tensors[i].per_layer) continue;
-        float *x = m->params + tensor_offset(m, i, layer, true);
-        memcpy(x + shard_begin(m->comm, tensor_count(&m->tensors[i])), owned_at(m, KIND_PARAM, i, layer), (size_t)m->owned_stride[i] * sizeof(float));
-        comm_gather_tensor_f32(m->comm, x, tensor_count(&m->tensors[i]));
-    }
-    m->gathered = layer;
-}
-// Gradients that are complete go to the ranks that own them: those of a layer, or (layer < 0) of tensor i. ZeRO-1 sums micro-batches first and
-// the ranks in the last one; from ZeRO-2 on every micro-batch's are added to what the owner has, and their place is free again.
-static void reduce_tensor(Model *m, int i, int64_t layer) {
-    int64_t n = tensor_count(&m->tensors[i]), part = shard_part(m->comm, n), whole = part * m->comm->size;
-    float *g = m->grads + tensor_offset(m, i, layer, m->zero >= 2);
-    comm_reduce_scatter_f32(m->comm, g, part, "gradients");
-    comm_reduce_f32(m->comm, g + whole, n - whole, m->comm->size - 1, "gradients");
-    if (m->zero < 2) return;
-    add_scaled(owned_at(m, KIND_GRAD, i, layer), g + shard_begin(m->comm, n), 1.0f, m->owned_stride[i]);
-    memset(g, 0, (size_t)n * sizeof(float));
-}
-static void reduce_layer(Model *m, int64_t layer, const Batch *b) {
-    for (int i = 0; i < m->num_tensors && m->comm->size > 1 && (b->last || m->zero >= 2); i++) if (m->tensors[i].per_layer) reduce_tensor(m, i, layer);
+    m->place_layer = -1;
+    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit);
 }
 
 void model_init_random(Model *m, uint64_t seed) {
@@ -747,8 +779,8 @@ void model_init_random(Model *m, uint64_t seed) {
 }
 
 void model_zero_grad(Model *m) {
-    memset(m->grads, 0, (size_t)arena_numbers(m, 2) * sizeof(float));
-    if (m->sums) memset(m->sums, 0, (size_t)m->num_owned * sizeof(float));
+    memset(m->grads, 0, (size_t)arena_numbers(m, grads_in_turns(m)) * sizeof(float));
+    if (m->zero >= 2) memset(m->shard_sums, 0, (size_t)m->num_owned * sizeof(float));
     m->loss = 0;
 }
 void model_zero_moments(Model *m) {
@@ -776,7 +808,7 @@ static void layer_forward(Model *m, int64_t l, float *next, const Batch *b) {
     int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
     int64_t A = NH * HD, W = A + 2 * NKV * HD;
     Layer *y = &m->layers[l];
-    gather_layer(m, l);
+    fetch_layer(m, l);
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps);
     matmul_forward(y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), N, C, W);   // q, k, v in one
     rope_forward(y->qkv, m->rope_table, b->positions, N, NH, NKV, HD);
@@ -796,7 +828,7 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
     int64_t A = NH * HD, W = A + 2 * NKV * HD;
     Layer *y = &m->layers[l];
-    gather_layer(m, l);
+    fetch_layer(m, l);
     matmul_backward(m->dact, grad(m, "down", l), NULL, m->dx, y->act, param(m, "down", l), N, F, C);
     swiglu_backward(m->dgate_up, m->dact, y->gate_up, N, F);
     matmul_backward(m->dnorm, grad(m, "gate", l), NULL, m->dgate_up, y->norm2, param(m, "gate", l), N, C, 2 * F);
@@ -806,6 +838,7 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     rope_backward(m->dqkv, m->rope_table, b->positions, N, NH, NKV, HD);
     matmul_backward(m->dnorm, grad(m, "q", l), grad(m, "q_bias", l), m->dqkv, y->norm1, param(m, "q", l), N, C, W);
     rmsnorm_backward(m->dx, grad(m, "norm1", l), m->dnorm, y->x, y->rstd1, param(m, "norm1", l), N, C);
+    reduce_unit(m, l + 1, b->last);
 }
 
 void model_forward(Model *m, const Batch *b) {
@@ -824,7 +857,7 @@ void model_forward(Model *m, const Batch *b) {
 void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
     CHECK(!coef || m->training);
     int64_t N = b->B * b->T, C = m->config.hidden_size, V = m->config.vocab_size;
-    const float *w = head_weight(m, m->params);
+    const float *w = param(m, head_name(m), 0);
     memset(logp, 0, (size_t)N * sizeof(float));
     int64_t place[HEAD_ROWS];
     int32_t target[HEAD_ROWS];
@@ -843,7 +876,7 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
         if (n == 0) break;
         matmul_forward(m->logits, m->head_hidden, w, NULL, n, C, V);
         cross_entropy(row_logp, m->logits, target, coef ? row_coef : NULL, n, V);
-        if (coef) matmul_backward(m->dhead_hidden, head_weight(m, m->grads), NULL, m->logits, m->head_hidden, w, n, C, V);
+        if (coef) matmul_backward(m->dhead_hidden, grad(m, head_name(m), 0), NULL, m->logits, m->head_hidden, w, n, C, V);
         for (int64_t i = 0; i < n; i++) {
             logp[place[i]] = row_logp[i];
             if (!coef) continue;
@@ -858,12 +891,10 @@ void model_backward(Model *m, const Batch *b) {
     int64_t N = b->B * b->T, C = m->config.hidden_size;
     memset(m->dx, 0, (size_t)(N * C) * sizeof(float));
     rmsnorm_backward(m->dx, grad(m, "norm", 0), m->dhidden, m->x, m->rstd, param(m, "norm", 0), N, C);
-    for (int64_t l = m->config.num_layers - 1; l >= 0; l--) {
-        layer_backward(m, l, b);
-        reduce_layer(m, l, b);
-    }
+    reduce_unit(m, m->config.num_layers + 1, b->last);
+    for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
     embedding_backward(grad(m, "embed", 0), m->dx, b->tokens, N, C);
-    for (int i = 0; i < m->num_tensors && m->comm->size > 1 && (b->last || m->zero >= 2); i++) if (!m->tensors[i].per_layer) reduce_tensor(m, i, 0);
+    reduce_unit(m, 0, b->last);
 }
 
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
@@ -871,17 +902,18 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
     for (int64_t done = 0; done < n; done += HEAD_ROWS) {
         int64_t rows = n - done < HEAD_ROWS ? n - done : HEAD_ROWS;
         for (int64_t i = 0; i < rows; i++) memcpy(m->head_hidden + i * C, m->hidden + index[done + i] * C, (size_t)C * sizeof(float));
-        matmul_forward(logits + done * V, m->head_hidden, head_weight(m, m->params), NULL, rows, C, V);
+        matmul_forward(logits + done * V, m->head_hidden, param(m, head_name(m), 0), NULL, rows, C, V);
     }
 }
 
 // One optimizer step over everything. The norm is that of the whole gradient; clipping is torch.nn.utils.clip_grad_norm_'s.
-// When the loss or the norm is not finite nothing is changed: one bad batch must not poison the moments for good.
+// When the loss or the norm is not finite nothing is changed: one bad batch must not poison the moments for good. Of several shard groups
+// the first one's squares are taken: all ranks then scale and skip by the same bits, and a number is not counted once a replica.
 void model_update(Model *m, const AdamW *opt) {
     double totals[2] = {m->loss, 0};
-    if (m->comm->size == 1) totals[1] = sum_of_squares(m->grads, m->num_parameters);
-    for (int i = 0; i < m->num_tensors && m->comm->size > 1; i++)
-        for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++) totals[1] += sum_of_squares(owned_at(m, KIND_GRAD, i, l), m->owned_stride[i]);
+    if (m->zero == 0) totals[1] = sum_of_squares(m->grads, m->num_parameters);
+    for (int i = 0; i < m->num_tensors && m->zero && m->replicas->rank == 0; i++)
+        for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++) totals[1] += sum_of_squares(owned_grads(m, i, l), m->owned_stride[i]);
     comm_sum_f64(m->comm, totals, 2, "gradient norm");
     double norm = sqrt(totals[1]);
     m->loss = totals[0];
@@ -895,8 +927,7 @@ void model_update(Model *m, const AdamW *opt) {
     if (opt->grad_clip > 0 && norm + 1e-6 > opt->grad_clip) scale = (float)(opt->grad_clip / (norm + 1e-6));
     for (int i = 0; i < m->num_tensors; i++)
         for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++)
-            adamw(owned_at(m, KIND_PARAM, i, l), owned_at(m, KIND_MOMENT1, i, l), owned_at(m, KIND_MOMENT2, i, l), owned_at(m, KIND_GRAD, i, l), m->owned_stride[i], opt, m->updates,
-                  m->tensors[i].decayed, scale);
+            adamw(owned_params(m, i, l), m->moment1 + owned_place(m, i, l), m->moment2 + owned_place(m, i, l), owned_grads(m, i, l), m->owned_stride[i], opt, m->updates, m->tensors[i].decayed, scale);
     model_share(m);
 }
 

@@ -81,6 +81,7 @@ struct Model {
     float *shard_sums;       // (num_owned)  ZeRO-2: the gradient's sum over micro-batches and ranks
     real *shard_params;      // (num_owned)  ZeRO-3: the weights
     Comm *comm, alone;       // the ranks; `alone` when there is one
+    Comm *shard, *replicas;  // those that share one copy of the state; those that own what this one owns
     Links links;             // between their GPUs
     int zero;                // ZeRO stage; 0 with one rank
     int64_t turns;           // layers' places in an arena in which they take turns
@@ -180,7 +181,7 @@ static void define_tensors(Model *m) {
 }
 
 // Where tensor i of a layer lies in an arena. in_turns: layers take turns in `turns` places (ZeRO-2's gradients, ZeRO-3's weights)
-static int64_t offset_of(const Model *m, int i, int64_t layer, bool in_turns) {
+static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool in_turns) {
     const Tensor *t = &m->tensors[i];
     if (!in_turns) return t->offset + layer * t->layer_stride;
     if (t->per_layer) return t->offset + layer % m->turns * t->layer_stride;
@@ -195,9 +196,9 @@ static int tensor_index(const Model *m, const char *name) {   // -1: the family 
 }
 static real *param(const Model *m, const char *name, int64_t layer) {
     int i = tensor_index(m, name);
-    return i < 0 ? NULL : m->params + offset_of(m, i, layer, weights_in_turns(m));
+    return i < 0 ? NULL : m->params + tensor_offset(m, i, layer, weights_in_turns(m));
 }
-static int64_t grad_offset(const Model *m, const char *name, int64_t layer) { return offset_of(m, tensor_index(m, name), layer, grads_in_turns(m)); }
+static int64_t grad_offset(const Model *m, const char *name, int64_t layer) { return tensor_offset(m, tensor_index(m, name), layer, grads_in_turns(m)); }
 static float *grad(const Model *m, const char *name, int64_t layer) { return (float *)m->grads + grad_offset(m, name, layer); }   // fp32 sums only
 static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
 
@@ -309,9 +310,11 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     memset(m, 0, sizeof *m);
     m->config = *config;
     m->B = B; m->T = T; m->training = training;
-    m->alone.size = 1;
+    m->alone.size = m->alone.stride = 1;
     m->comm = o && o->comm && o->comm->size > 1 ? o->comm : &m->alone;
-    m->zero = !training || m->comm->size == 1 ? 0 : o->zero ? (int)o->zero : 1;
+    m->shard = o && o->shard ? o->shard : m->comm;
+    m->replicas = o && o->replicas ? o->replicas : &m->alone;
+    m->zero = !training || m->comm->size == 1 ? 0 : o->zero && m->shard->size > 1 ? (int)o->zero : 1;
     m->place_layer[0] = m->place_layer[1] = -1;
     if (o) CHECK(parse_moments(o->moments, &m->moment_type) && parse_recompute(o->recompute, &m->recompute));
     else m->recompute = -1;
@@ -448,8 +451,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     Model *m = (Model *)xmalloc(sizeof(Model));
     choose_device(options);
     define_model(m, config, B, T, training, options);
-    if (m->comm->size == 1) m->comm = &m->alone;   // which is now where it stays
-    links_create(&m->links, m->comm);
+    links_create(&m->links, m->comm, m->shard, m->replicas);
     CUDA_CHECK(cudaGetDevice(&m->device));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->copy_stream, cudaStreamNonBlocking));
@@ -541,25 +543,27 @@ static void links_finish(Model *m);
 static void stream_waits(cudaStream_t waiting, cudaEvent_t event, cudaStream_t for_stream);
 static size_t grad_size(const Model *m) { return m->grad_type == GRAD_BF16 ? 2 : 4; }
 Comm *model_comm(const Model *m) { return m->comm; }
+Comm *model_replicas(const Model *m) { return m->replicas; }
 void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
-    *begin = shard_begin(m->comm, tensor_count(&m->tensors[i]));
-    *end = shard_end(m->comm, tensor_count(&m->tensors[i]));
+    *begin = shard_begin(m->shard, tensor_count(&m->tensors[i]));
+    *end = shard_end(m->shard, tensor_count(&m->tensors[i]));
 }
 // What this rank owns of a tensor: the weights, the gradient, and where its remainders and moments lie in theirs
+static int64_t owned_place(const Model *m, int i, int64_t layer) { return m->owned_offset[i] + layer * m->owned_stride[i]; }
 static real *owned_params(const Model *m, int i, int64_t layer) {
-    if (m->zero >= 3 && m->tensors[i].per_layer) return m->shard_params + m->owned_offset[i] + layer * m->owned_stride[i];
-    return m->params + offset_of(m, i, layer, weights_in_turns(m)) + shard_begin(m->comm, tensor_count(&m->tensors[i]));
+    if (m->zero >= 3 && m->tensors[i].per_layer) return m->shard_params + owned_place(m, i, layer);
+    return m->params + tensor_offset(m, i, layer, weights_in_turns(m)) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
 }
 static char *owned_grads(const Model *m, int i, int64_t layer) {
-    if (m->zero >= 2) return (char *)(m->shard_sums + m->owned_offset[i] + layer * m->owned_stride[i]);
-    return (char *)m->grads + (offset_of(m, i, layer, false) + shard_begin(m->comm, tensor_count(&m->tensors[i]))) * (m->grad_type == GRAD_BF16 ? 2 : 4);
+    if (m->zero >= 2) return (char *)(m->shard_sums + owned_place(m, i, layer));
+    return (char *)m->grads + (tensor_offset(m, i, layer, false) + shard_begin(m->shard, tensor_count(&m->tensors[i]))) * (int64_t)grad_size(m);
 }
 
 // What this rank owns of one tensor, between the host's fp32 and an arena, STAGING numbers at a time
 static void owned_copy(Model *m, TensorKind kind, int i, int layer, float *out, const float *in) {
     CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
     const Tensor *t = &m->tensors[i];
-    int64_t begin, end, at = m->owned_offset[i] + layer * m->owned_stride[i];
+    int64_t begin, end, at = owned_place(m, i, layer);
     model_owned(m, i, &begin, &end);
     if (kind == KIND_GRAD && m->zero == 0 && (strcmp(t->name, head_name(m)) == 0 ? m->head_fresh : m->fresh && strcmp(t->name, "embed") != 0)) {   // zeroed, not yet written
         CHECK(out);
@@ -591,7 +595,7 @@ bool model_copy_is_bf16(const Model *m, TensorKind kind) { return m->training &&
 void model_copy_begin(Model *m) { stream_waits(m->copy_stream, m->copied, m->stream); }
 void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) {
     CHECK(m->training && kind != KIND_GRAD);
-    int64_t begin, end, at = m->owned_offset[i] + layer * m->owned_stride[i];
+    int64_t begin, end, at = owned_place(m, i, layer);
     model_owned(m, i, &begin, &end);
     CUDA_CHECK(cudaSetDevice(m->device));   // of this thread
     void *moments = kind == KIND_MOMENT1 ? m->moment1 : m->moment2;
@@ -607,20 +611,20 @@ void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) {
 }
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
     int64_t n = tensor_count(&m->tensors[i]);
-    model_get_owned(m, kind, i, layer, out + shard_begin(m->comm, n));
-    comm_gather_tensor_f32(m->comm, out, n);
+    model_get_owned(m, kind, i, layer, out + shard_begin(m->shard, n));
+    comm_gather_tensor_f32(m->shard, out, n);
 }
 void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {   // every rank is given all of it
     int64_t n = tensor_count(&m->tensors[i]);
-    if (m->comm->size > 1 && kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer))   // what others own: rounded
+    if (m->shard->size > 1 && kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer))   // what others own: rounded
         for (int64_t done = 0; done < n; done += STAGING) {
             int64_t k = n - done < STAGING ? n - done : STAGING;
             CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
             if (done == 0) links_finish(m);
-            params_put(m->staging, m->params + offset_of(m, i, layer, weights_in_turns(m)), NULL, done, k, m->stream);
+            params_put(m->staging, m->params + tensor_offset(m, i, layer, weights_in_turns(m)), NULL, done, k, m->stream);
             CUDA_CHECK(cudaStreamSynchronize(m->stream));
         }
-    model_put_owned(m, kind, i, layer, in + shard_begin(m->comm, n));
+    model_put_owned(m, kind, i, layer, in + shard_begin(m->shard, n));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -638,34 +642,42 @@ static void stream_waits(cudaStream_t waiting, cudaEvent_t event, cudaStream_t f
 // what is on its way is waited for by everything that comes later on m->stream
 static void links_finish(Model *m) { if (m->zero) stream_waits(m->stream, m->ready, m->links.stream); }
 
-// Sums the gradients of a unit, which are complete on m->stream, over the ranks
+// Sums the gradients of a unit, which are complete on m->stream, over the ranks. Replicas sum what they own once a step, with the last micro-batch,
+// layer by layer under the rest of the backward pass.
 static void reduce_unit(Model *m, int64_t unit, bool last) {
     if (m->zero == 0 || (m->zero == 1 && !last)) return;
     const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    int64_t begin, end;
     stream_waits(m->links.stream, m->ready, m->stream);
     links_begin();
     for (int i = 0; i < m->num_tensors; i++)
-        if (unit_of(m, i, layer) == unit) links_reduce(&m->links, (char *)m->grads + offset_of(m, i, layer, grads_in_turns(m)) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]), (int)grad_size(m));
+        if (unit_of(m, i, layer) == unit) links_reduce(&m->links, (char *)m->grads + tensor_offset(m, i, layer, grads_in_turns(m)) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]), (int)grad_size(m));
     links_end();
-    if (m->zero < 2) return;
-    for (int i = 0; i < m->num_tensors; i++) {
-        int64_t begin, end;
+    for (int i = 0; i < m->num_tensors && m->zero >= 2; i++) {
         if (unit_of(m, i, layer) != unit) continue;
         model_owned(m, i, &begin, &end);
-        accumulate_fp32((float *)owned_grads(m, i, layer), (const float *)m->grads + offset_of(m, i, layer, true) + begin, !m->sums_fresh, end - begin, m->links.stream);
+        accumulate_fp32((float *)owned_grads(m, i, layer), (const float *)m->grads + tensor_offset(m, i, layer, true) + begin, !m->sums_fresh, end - begin, m->links.stream);
     }
-    if (unit >= 1 && unit <= L) CUDA_CHECK(cudaEventRecord(m->reduced[layer % m->turns], m->links.stream));
+    if (m->zero >= 2 && unit >= 1 && unit <= L) CUDA_CHECK(cudaEventRecord(m->reduced[layer % m->turns], m->links.stream));   // the place is free; sums of replicas lie elsewhere
+    if (!last) return;
+    links_begin();
+    for (int i = 0; i < m->num_tensors; i++) {
+        if (unit_of(m, i, layer) != unit) continue;
+        model_owned(m, i, &begin, &end);
+        links_sum(&m->links, owned_grads(m, i, layer), end - begin, (int)grad_size(m));
+    }
+    links_end();
 }
 // before a layer's gradients are written: the layer that had the place has been summed
 static void wait_for_place(Model *m, int64_t layer) { if (m->zero >= 2) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->reduced[layer % m->turns], 0)); }
 
-// Sends a unit's weights to all ranks. The caller has made the moving stream wait for what they depend on.
+// Sends a unit's weights to all ranks of the shard group. The caller has made the moving stream wait for what they depend on.
 static void gather_unit(Model *m, int64_t unit) {
     const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
     links_begin();
     for (int i = 0; i < m->num_tensors; i++)
         if (unit_of(m, i, layer) == unit)
-            links_gather(&m->links, m->params + offset_of(m, i, layer, weights_in_turns(m)), owned_params(m, i, layer), tensor_count(&m->tensors[i]), (int)sizeof(real));
+            links_gather(&m->links, m->params + tensor_offset(m, i, layer, weights_in_turns(m)), owned_params(m, i, layer), tensor_count(&m->tensors[i]), (int)sizeof(real));
     links_end();
     CUDA_CHECK(cudaEventRecord(m->arrived[unit], m->links.stream));
 }
@@ -722,7 +734,7 @@ static void clear_grad(Model *m, const char *name) {   // of a tensor outside th
 
 void model_zero_grad(Model *m) {
     m->fresh = m->head_fresh = m->sums_fresh = true;
-    m->sums = (uint64_t)m->comm->rank << 54;   // every rank rounds by its own noise, or the noise of the sum would grow with their number
+    m->sums = (uint64_t)m->comm->rank << 54;   // every rank of the job, replicas too, rounds by its own noise, or the noise of the sum would grow with their number
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * 2, m->stream));
         m->fresh = m->head_fresh = false;
@@ -987,7 +999,7 @@ void model_update(Model *m, const AdamW *opt) {
         stream_waits(m->links.stream, m->ready, m->stream);
         links_gather_two(&m->links, m->rank_totals, &m->state->loss);
         links_finish(m);
-        norm_of_ranks(m->state, m->rank_totals, m->comm->size, m->stream);
+        norm_of_ranks(m->state, m->rank_totals, m->comm->size, m->shard->size, m->stream);
     }
     norm_clip(m->state, opt, m->stream);
     for (int i = 0; i < m->num_tensors; i++) {
@@ -995,7 +1007,7 @@ void model_update(Model *m, const AdamW *opt) {
         int64_t begin, end;
         model_owned(m, i, &begin, &end);
         for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1) && end > begin; l++) {
-            int64_t at = m->owned_offset[i] + l * m->owned_stride[i];   // weights and gradients are given as if they lay there, as remainders and moments do
+            int64_t at = owned_place(m, i, l);   // weights and gradients are given as if they lay there, as remainders and moments do
             adamw_update(owned_params(m, i, l) - at, m->remainder, m->moment1, m->moment2, m->moment_type, m->num_owned,
                          owned_grads(m, i, l) - at * (int64_t)grad_size(m), m->grad_type, at, end - begin, opt, t->decayed, m->state, m->stream);
         }

@@ -83,13 +83,18 @@ def states(m, zero, shards, grads="fp32", moments="fp32"):
 
 
 def exchange(m, size, hosts, gpus, bus, replicas=1, net=NET):
-    """Seconds in the host, on the network, and of latency, to reduce-scatter or all-gather `size` bytes a parameter of the model over
-    gpus x hosts in two levels, both rings; replicas > 1: then all-reduce the shards over so many hosts, in a tree."""
+    """Seconds in the host, on the network, of the replicas' sum, and of latency, to reduce-scatter or all-gather `size` bytes a parameter of the model
+    over gpus x hosts in two levels, both rings; replicas > 1: then all-reduce the shards over so many hosts, in a tree."""
     inside = size * m.P * (gpus - 1) / gpus / bus
     outside = size * m.P / gpus * (hosts - 1) / hosts / net
-    outside += 2 * size * m.P / (gpus * hosts) * (replicas - 1) / replicas / net
+    summed = 2 * size * m.P / (gpus * hosts) * (replicas - 1) / replicas / net
     latency = (m.L + 2) * ((gpus - 1) * HOP_IN + (hosts - 1 + 2 * math.ceil(math.log2(replicas))) * HOP_NET)
-    return inside, outside, latency
+    return inside, outside, summed, latency
+
+
+def lasts(pass_):   # the two levels side by side; the replicas' sum after them, on the same stream, as the program does it
+    inside, outside, summed, latency = pass_
+    return max(inside, outside) + summed + latency
 
 
 class Step:
@@ -101,12 +106,12 @@ class Step:
         second = 1 / FLOPS
         forward = tokens * m.flops / 3 * second
         backward = 2 * forward + (tokens * (m.flops / 3 - 2 * m.embedding) * second if recompute == "block" else 0)
-        ag = exchange(m, 2, hosts, one, AG_IN, 1, net) if shards > 1 else (0, 0, 0)
-        rs = exchange(m, g, hosts, one, RS_IN, 1, net) if shards > 1 else (0, 0, 0)
-        last = exchange(m, g, hosts, one, RS_IN, replicas, net) if shards > 1 else (0, 0, 0)   # of the last micro-batch: with the replicas
-        self.t_ag, self.t_rs = max(ag[:2]) + ag[2], max(last[:2]) + last[2]
+        ag = exchange(m, 2, hosts, one, AG_IN, 1, net) if shards > 1 else (0, 0, 0, 0)
+        rs = exchange(m, g, hosts, one, RS_IN, 1, net) if shards > 1 else (0, 0, 0, 0)
+        last = exchange(m, g, hosts, one, RS_IN, replicas, net) if shards > 1 else (0, 0, 0, 0)   # of the last micro-batch: with the replicas
+        self.t_ag, self.t_rs = lasts(ag), lasts(last)
         self.forward, self.backward = forward, backward
-        plain = max(rs[:2]) + rs[2]
+        plain = lasts(rs)
         if zero == 1:
             f = max(forward / k, self.t_ag) + forward * (k - 1) / k
             b = max(backward / k, self.t_rs) + backward * (k - 1) / k
@@ -117,7 +122,7 @@ class Step:
             f = k * max(forward / k, self.t_ag)
             b = (k - 1) * max(backward / k, self.t_ag + plain) + max(backward / k, self.t_ag + self.t_rs)
         share = m.embedding / m.P                              # the embedding's gradient comes last, its weights are needed first
-        self.ends = share * (sum(ag[:2]) + sum(last[:2])) + (ag[2] + last[2]) / (m.L + 2) if shards > 1 else 0.0
+        self.ends = share * (sum(ag[:3]) + sum(last[:3])) + (ag[3] + last[3]) / (m.L + 2) if shards > 1 else 0.0
         self.update = (2 * g + 2 * (4 + MOMENTS[moments])) * m.P / shards / HBM                # the norm reads the gradient once more
         self.exposed = f + b - forward - backward
         self.time = f + b + self.ends + self.update
@@ -185,9 +190,22 @@ def links():
             rs, ag = exchange(m, 2, hosts, HOST, RS_IN), exchange(m, 2, hosts, HOST, AG_IN)
             hybrid = exchange(m, 2, 1, HOST, RS_IN, hosts)
             outside = 2 * m.P / HOST * (hosts - 1) / hosts
-            rows.append([f"{m.name}, {HOST * hosts:,} GPUs", f"{2 * m.P * 7 / 8 / GB:.2f}", f"{outside / GB:.2f}", ms(rs[0]), ms(ag[0]), ms(rs[1]), ms(rs[2]), ms(hybrid[1]), ms(hybrid[2])])
+            rows.append([f"{m.name}, {HOST * hosts:,} GPUs", f"{2 * m.P * 7 / 8 / GB:.2f}", f"{outside / GB:.2f}", ms(rs[0]), ms(ag[0]), ms(rs[1]), ms(rs[3]), ms(hybrid[2]), ms(hybrid[3])])
     return render(["bf16, one pass over the model", "GB a GPU sends by NVLink", "GB a port sends", "RS inside, ms", "AG inside, ms", "RS or AG outside, ms",
                    "their ring steps, ms", "hybrid: AR outside, ms", "its steps, ms"], rows)
+
+
+@table
+def hybrid_bytes():
+    rows = []
+    for m, zero, micro in ((M8, 1, 4), (M8, 2, 4), (M8, 3, 1), (M8, 3, 4), (M70, 3, 1), (M70, 3, 4)):
+        gradients, weights = 4 * (1 if zero == 1 else micro) * m.P, 2 * (1 if zero < 3 else 2 * micro) * m.P   # bytes of all passes of a step
+        cells = [f"{(gradients + weights) * (HOST - 1) / HOST / GB:,.1f}"]
+        for hosts in (8, 64, 512):
+            far = (hosts - 1) / hosts / HOST
+            cells += [f"{(gradients + weights) * far / GB:.2f}", f"{2 * 4 * m.P * far / GB:.2f}"]
+        rows.append([f"{m.name}, ZeRO-{zero}, {micro} micro-batch" + ("es" if micro > 1 else ""), *cells])
+    return render(["GB sent in a step, fp32 gradients", "by NVLink, a GPU"] + [f"{HOST * hosts:,} GPUs: a port, {way}" for hosts in (8, 64, 512) for way in ("over all", "hybrid")], rows)
 
 
 @table

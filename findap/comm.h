@@ -5,6 +5,8 @@
 // Every function but comm_abort is collective: all ranks call it, in the same order. Sums are made in rank order on every rank, so all ranks get the
 // same bits and take the same decisions: a loop that branches on them cannot fall apart.
 //
+// A Comm is all ranks of the job, or a group of them (comm_group), in which ranks are counted from 0 again; every function takes either.
+//
 // A rank that is gone or hangs. When a process dies, mpirun and srun end the others. When one hangs, the others wait in a collective: a watchdog
 // thread sees that a wait has lasted longer than `deadline` seconds, says so, and ends the job with MPI_Abort. Waits that may rightly be long (one rank
 // writes a file, the others wait) are marked patient.
@@ -20,8 +22,15 @@
 #include <mpi.h>       // defines: MPI_*
 #endif
 
-typedef struct {
+typedef struct Comm Comm;
+struct Comm {
     int rank, size, local_rank;      // local_rank: among the ranks of this host
+    int host;                        // the job's rank of the first process on this host
+    int first, stride;               // rank k here is rank first + k * stride of the job (comm_job_rank)
+    Comm *job;                       // of a group: all ranks, whose watchdog watches the group's waits too; else NULL
+#ifdef FINDAP_MPI
+    MPI_Comm mpi;
+#endif
     bool parallel, watched;          // MPI was started; the watchdog was
     double deadline;                 // seconds that a wait may last, 0: for ever
     // the watchdog's: when the wait now in progress began (0: none, or a patient one), and what for
@@ -29,7 +38,8 @@ typedef struct {
     volatile double waiting_since;
     const char *volatile waiting_for;
     volatile bool ending;
-} Comm;
+};
+FN int comm_job_rank(const Comm *c, int k) { return c->first + k * c->stride; }
 
 __attribute__((noreturn)) FN void comm_abort(const Comm *c, int status) {
     fflush(NULL);
@@ -61,10 +71,11 @@ FN void comm_die(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
 #endif
 // a wait for other ranks begins, ends. `patient`: it may last as long as it likes
 FN void comm_wait_begin(Comm *c, const char *what, bool patient) {
+    if (c->job) c = c->job;
     c->waiting_for = what;
     c->waiting_since = patient ? 0 : seconds_now();
 }
-FN void comm_wait_end(Comm *c) { c->waiting_since = 0; }
+FN void comm_wait_end(Comm *c) { (c->job ? c->job : c)->waiting_since = 0; }
 
 FN int comm_environment(const char *const *names) {   // the first of them that is set, -1: none
     for (; *names; names++) if (getenv(*names)) return atoi(getenv(*names));
@@ -75,21 +86,24 @@ FN int comm_environment(const char *const *names) {   // the first of them that 
 FN bool comm_begin(Comm *c, double deadline, Error *e) {
     static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS", NULL};
     memset(c, 0, sizeof *c);
-    c->size = 1;
+    c->size = c->stride = 1;
     c->deadline = deadline;
     int size = comm_environment(sizes);
     if (size <= 1) return true;
 #ifdef FINDAP_MPI
     int provided = 0;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) return fail(e, "MPI_Init_thread failed ---> is the program started by the mpirun of the MPI it was built with?");
-    MPI_Comm_rank(MPI_COMM_WORLD, &c->rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &c->size);
+    c->mpi = MPI_COMM_WORLD;
+    MPI_Comm_rank(c->mpi, &c->rank);
+    MPI_Comm_size(c->mpi, &c->size);
     c->parallel = true;
     if (c->size != size) return fail(e, "the launcher started %d processes, MPI knows %d ---> start it with the mpirun of the MPI it was built with (Slurm: srun --mpi=pmix)", size, c->size);
     die_with = comm_die;
     MPI_Comm host;
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host);
+    MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host);
     MPI_Comm_rank(host, &c->local_rank);
+    c->host = c->rank;
+    MPI_Bcast(&c->host, 1, MPI_INT, 0, host);
     MPI_Comm_free(&host);
     c->watched = pthread_create(&c->watchdog, NULL, comm_watch, c) == 0;
     return c->watched || fail(e, "the watchdog thread could not be started: %s", strerror(errno));
@@ -110,11 +124,28 @@ FN void comm_end(Comm *c) {
     (void)c;
 }
 
+// The group g of `size` ranks first, first + stride, ... of c, to which this rank belongs. Collective over c: every rank names a group of its own.
+FN void comm_group(Comm *c, Comm *g, int first, int stride, int size) {
+    memset(g, 0, sizeof *g);
+    g->rank = (c->rank - first) / stride;
+    g->size = size;
+    g->local_rank = c->local_rank; g->host = c->host;
+    g->first = first; g->stride = stride;
+    g->job = c;
+    g->parallel = c->parallel;
+#ifdef FINDAP_MPI
+    if (!c->parallel) return;
+    comm_wait_begin(c, "forming groups of ranks", false);
+    MPI_Comm_split(c->mpi, first, c->rank, &g->mpi);
+    comm_wait_end(c);
+#endif
+}
+
 FN void comm_barrier(Comm *c, const char *what, bool patient) {
 #ifdef FINDAP_MPI
     if (!c->parallel) return;
     comm_wait_begin(c, what, patient);
-    MPI_Barrier(MPI_COMM_WORLD);
+    MPI_Barrier(c->mpi);
     comm_wait_end(c);
 #endif
     (void)c; (void)what; (void)patient;
@@ -126,7 +157,7 @@ FN void comm_broadcast(Comm *c, void *bytes, int64_t n, int root, const char *wh
     if (!c->parallel) return;
     comm_wait_begin(c, what, false);
     for (int64_t done = 0; done < n; done += 1 << 30)   // MPI counts in int
-        MPI_Bcast((char *)bytes + done, (int)(n - done < 1 << 30 ? n - done : 1 << 30), MPI_BYTE, root, MPI_COMM_WORLD);
+        MPI_Bcast((char *)bytes + done, (int)(n - done < 1 << 30 ? n - done : 1 << 30), MPI_BYTE, root, c->mpi);
     comm_wait_end(c);
 #endif
     (void)c; (void)bytes; (void)n; (void)root; (void)what;
@@ -137,7 +168,7 @@ FN void comm_request(Comm *c, int64_t x[2]) {
 #ifdef FINDAP_MPI
     if (!c->parallel) return;
     comm_wait_begin(c, "rank 0's request", true);
-    MPI_Bcast(x, 2, MPI_INT64_T, 0, MPI_COMM_WORLD);
+    MPI_Bcast(x, 2, MPI_INT64_T, 0, c->mpi);
     comm_wait_end(c);
 #endif
     (void)c; (void)x;
@@ -149,7 +180,7 @@ FN void comm_gather_bytes(Comm *c, const void *x, void *all, int64_t n, const ch
     if (c->parallel) {
         CHECK(n <= 1 << 30);
         comm_wait_begin(c, what, patient);
-        MPI_Allgather(x, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, MPI_COMM_WORLD);
+        MPI_Allgather(x, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, c->mpi);
         comm_wait_end(c);
         return;
     }
@@ -221,14 +252,14 @@ FN bool comm_same(Comm *c, const void *x, int64_t n, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------
 // for the CPU twin: fp32 arrays, `part` numbers a rank
 
-// x (n) of rank `root` = the sum over all ranks, in rank order
+// x (n) of rank `root` = the sum over all ranks, in rank order; the other ranks' x stays
 FN void comm_reduce_f32(Comm *c, float *x, int64_t n, int root, const char *what) {
 #ifdef FINDAP_MPI
     if (c->size == 1 || n == 0) return;
     CHECK(n * 4 <= 1 << 30);
     float *all = c->rank == root ? (float *)xmalloc(n * c->size * 4) : NULL;
     comm_wait_begin(c, what, false);
-    MPI_Gather(x, (int)n, MPI_FLOAT, all, (int)n, MPI_FLOAT, root, MPI_COMM_WORLD);
+    MPI_Gather(x, (int)n, MPI_FLOAT, all, (int)n, MPI_FLOAT, root, c->mpi);
     comm_wait_end(c);
     for (int64_t i = 0; all && i < n; i++) {
         float sum = all[i];
@@ -250,7 +281,7 @@ FN void comm_reduce_scatter_f32(Comm *c, float *x, int64_t part, const char *wha
     }
     float *all = (float *)xmalloc(part * c->size * 4);
     comm_wait_begin(c, what, false);
-    MPI_Alltoall(x, (int)part, MPI_FLOAT, all, (int)part, MPI_FLOAT, MPI_COMM_WORLD);   // and not MPI_Reduce_scatter, whose order is its own affair
+    MPI_Alltoall(x, (int)part, MPI_FLOAT, all, (int)part, MPI_FLOAT, c->mpi);   // and not MPI_Reduce_scatter, whose order is its own affair
     comm_wait_end(c);
     float *mine = x + c->rank * part;
     for (int64_t i = 0; i < part; i++) {
@@ -271,21 +302,46 @@ FN void comm_all_gather_f32(Comm *c, float *x, int64_t part, const char *what) {
         return;
     }
     comm_wait_begin(c, what, false);
-    MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, (int)part, MPI_FLOAT, MPI_COMM_WORLD);
+    MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, x, (int)part, MPI_FLOAT, c->mpi);
     comm_wait_end(c);
 #endif
     (void)c; (void)x; (void)part; (void)what;
+}
+
+// x (n) = the sum over all ranks. Every number is summed on one rank and its bits are sent to the others: all have the same.
+FN void comm_sum_f32(Comm *c, float *x, int64_t n, const char *what) {
+    int64_t part = n / c->size, whole = part * c->size;
+    comm_reduce_scatter_f32(c, x, part, what);
+    comm_all_gather_f32(c, x, part, what);
+    comm_reduce_f32(c, x + whole, n - whole, 0, what);
+    comm_broadcast(c, x + whole, (n - whole) * (int64_t)sizeof(float), 0, what);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // ZeRO (Rajbhandari et al. 2020): which numbers of a tensor belong to which rank - its optimizer state, its share of the gradient's sum, its slice in
 // a checkpoint. Every tensor of every layer is cut into `size` parts of `part` numbers, a multiple of 256 (a block of the 8-bit
 // moments); what is left over belongs to the last rank.
+//
+// Hybrid sharding (--shard-ranks S; ZeRO++'s, FSDP's HYBRID_SHARD): the cut is among S ranks that stand together, normally those of a host, and
+// c below is that group; as many whole copies of the state as there are groups. Rank r is number r % S of shard group r / S; the ranks with the same number
+// own the same numbers, and are each other's replicas:
+//
+//     8 ranks, S = 4     shard groups  0 1 2 3 | 4 5 6 7     replicas  0 4 | 1 5 | 2 6 | 3 7
+//
+// Gradients are summed in the shard group, and once a step among replicas what is left, 1/S of them; weights are gathered in the shard group only. What crosses
+// hosts is 1/S of what ZeRO over all would send in every micro-batch. Replicas never exchange weights: they stay equal because each makes the same update
+// from the same bits (state_same of checkpoint.h looks).
 
 enum { SHARD_MULTIPLE = 256 };
 FN int64_t shard_part(const Comm *c, int64_t n) { return c->size == 1 ? n : n / ((int64_t)c->size * SHARD_MULTIPLE) * SHARD_MULTIPLE; }
 FN int64_t shard_begin(const Comm *c, int64_t n) { return c->rank * shard_part(c, n); }
 FN int64_t shard_end(const Comm *c, int64_t n) { return c->rank == c->size - 1 ? n : (c->rank + 1) * shard_part(c, n); }
+
+// the first rank whose shard group of `size` ranks lies on more than one host, -1: none. hosts: of all ranks (Comm.host)
+FN int shard_astride(const int *hosts, int ranks, int size) {
+    for (int r = 0; r < ranks; r++) if (hosts[r] != hosts[r / size * size]) return r;
+    return -1;
+}
 
 // all of a tensor x (n) on every rank, each of which has put what it owns of it in its place
 FN void comm_gather_tensor_f32(Comm *c, float *x, int64_t n) {

@@ -61,6 +61,7 @@ typedef struct {
     const char *recompute;   // activations computed again in the backward pass instead of being kept: "none", "block" (a layer's all),
                              // any of "swiglu,norm,ffn,qkv" joined by commas, or "auto": the cheapest that fits
     Comm *comm;              // the ranks among which a step's rows are spread; NULL: one
+    Comm *shard, *replicas;  // hybrid sharding: the group of them that shares one copy of the state; those that own what this one owns. NULL: all; none
     int64_t zero;            // ZeRO stage, with several ranks: 1 shards the optimizer's state, 2 the sums of gradients too, 3 the weights too
 } ModelOptions;
 
@@ -88,7 +89,7 @@ const Tensor *model_tensor(const Model *m, int i);
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out);
 void model_put(Model *m, TensorKind kind, int i, int layer, const float *in);
 
-// With several ranks model_get is collective: the tensor is put together from all of them. What one rank owns of tensor i, of any layer:
+// With several ranks model_get is collective: the tensor is put together from all of a shard group. What one rank owns of tensor i, of any layer:
 // numbers [begin, end) (see shard_part in comm.h); the optimizer's state and the exact weights are only there. model_put_owned of
 // KIND_PARAM must be followed by model_share, collective, before the next forward pass.
 void model_owned(const Model *m, int i, int64_t *begin, int64_t *end);
@@ -100,7 +101,8 @@ void model_share(Model *m);
 bool model_copy_is_bf16(const Model *m, TensorKind kind);
 void model_copy_begin(Model *m);
 void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out);
-Comm *model_comm(const Model *m);   // never NULL
+Comm *model_comm(const Model *m);       // never NULL
+Comm *model_replicas(const Model *m);   // the ranks that own the same numbers as this one, itself among them; never NULL
 
 void model_init_random(Model *m, uint64_t seed);   // Hugging Face's initialisation: N(0, initializer_range), norms 1, biases 0
 void model_zero_grad(Model *m);

@@ -44,11 +44,12 @@ typedef struct {
     bool resume, overwrite, dry_run, quiet, dev_every_given;
     ModelOptions memory;
     double watchdog;
-    Comm comm;
+    int64_t shard_ranks;
+    Comm comm, shard, replicas;   // all ranks; with --shard-ranks this one's two groups, see comm.h
 } TrainOptions;
 
 FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
-#define TRAIN_FLAGS 44
+#define TRAIN_FLAGS 45
 
 // fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
 FN int train_flags(TrainOptions *o, Flag *flags) {
@@ -80,6 +81,7 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         {"--gradients", FLAG_STRING, &o->memory.gradients, "TYPE", "what micro-batches are summed in: fp32 or bf16 (GPU)", 0, 0, false},
         {"--recompute", FLAG_STRING, &o->memory.recompute, "WHAT", "instead of kept: none, some of swiglu,norm,ffn,qkv, block, or auto (GPU)", 0, 0, false},
         {"--zero", FLAG_INT, &o->memory.zero, "N", "ZeRO stage with several ranks: 1 shards moments, 2 gradients too, 3 weights too", 1, 3, false},
+        {"--shard-ranks", FLAG_INT, &o->shard_ranks, "N", "share one copy of the state among N neighbouring ranks, as a host's; 0: all", 0, 1 << 20, false},
         {"--watchdog", FLAG_DOUBLE, &o->watchdog, "SECONDS", "end the job when a rank lets the others wait so long, 0: never", 0, 1e9, false},
         {"--schedule", FLAG_STRING, &o->schedule, "NAME", "linear, cosine, constant, wsd", 0, 0, false},
         {"--packing", FLAG_STRING, &o->packing, "NAME", "best-fit, or next-fit as in the original recipe", 0, 0, false},
@@ -529,7 +531,7 @@ FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
             if (evaluate) { train_evaluate(t, sums, counts); stopping = train_stopping(t); }
             bool enough = dev && t->recipe->dev_patience > 0 && p->dev_without_gain >= t->recipe->dev_patience;
             if (stopping || (asked && !last)) {
-                if (!train_finish_all(t, sums, counts, e) || !train_checkpoint(t, true, e)) return 1;
+                if (!train_finish_all(t, sums, counts, e) || !state_same(t->model, e) || !train_checkpoint(t, true, e)) return 1;
                 log_say(&t->log, "stopped after step %" PRId64 " by %s ---> the same command with --resume goes on\n", p->step, train_stop_signal ? strsignal(train_stop_signal) : stopping ? "a signal to another rank" : "--stop-after-steps");
                 return EXIT_STOPPED;
             }
@@ -544,6 +546,7 @@ FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
             Error why;
             int64_t pending = t->writer.step;
             if (!train_checkpoint_poll(t, false, &why)) train_checkpoint_failed(t, pending, &why);
+            if (due && !state_same(t->model, e)) return 1;   // replicas that have drifted apart are no reason to go on, nor is what they have to be kept
             if (due && !train_checkpoint(t, false, &why)) train_checkpoint_failed(t, p->step, &why);
         }
         if (p->stage + 1 == t->recipe->num_stages) return 0;
@@ -661,7 +664,7 @@ FN bool train_identity(Train *t, Error *e) {
     return true;
 }
 
-// Have all ranks the same program, data, settings and weights (by the sizes of their files)? Else each would train something else, and the
+// Have all ranks the same program, data, settings (--shard-ranks: train_groups) and weights (by the sizes of their files)? Else each would train something else, and the
 // sums of what they do would look like training.
 FN bool train_same(const Train *t, Error *e) {
     const TrainOptions *o = t->options;
@@ -791,11 +794,11 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     if (!train_same(&t, e) || !comm_agree(c, train_make_model(&t, e), e, "making the model")) goto end;
     if (!comm_agree(c, !first || o->dump || train_out_directory(o, &t.log, e), e, "making --out")) goto end;
     if (o->dump) { result = train_dump(&t, sums, counts, e) ? 0 : 1; goto end; }
-    if (!comm_agree(c, train_begin(&t, argc, argv, e), e, "beginning")) goto end;
+    if (!comm_agree(c, train_begin(&t, argc, argv, e), e, "beginning") || !state_same(t.model, e)) goto end;
     result = train_run(&t, sums, counts, e);
     Error lost;
     if (result == 1) train_checkpoint_poll(&t, true, &lost);   // a run that ends in an error, on all ranks, leaves its last checkpoint
-    if (result == 0 && (!train_checkpoint(&t, true, e) || !model_save_dir(t.model, o->model, o->out, o->save_dtype ? o->save_dtype : config.dtype, 5000000000ll, e))) result = 1;
+    if (result == 0 && (!state_same(t.model, e) || !train_checkpoint(&t, true, e) || !model_save_dir(t.model, o->model, o->out, o->save_dtype ? o->save_dtype : config.dtype, 5000000000ll, e))) result = 1;
     if (result == 0) {
         json_t *j = json_pack("{s:s,s:I,s:I,s:I,s:I}", "event", "done", "step", (json_int_t)t.progress.step, "tokens_total", (json_int_t)t.progress.tokens_total,
                               "trained_targets_total", (json_int_t)t.progress.trained_total, "skipped_steps_total", (json_int_t)t.progress.skipped_total);
@@ -818,7 +821,11 @@ FN bool train_settings(TrainOptions *o, Flag *flags, int n, int argc, char **arg
     o->comm.deadline = o->watchdog;
     o->memory.comm = &o->comm;
     if (!train_check_flags(o, flags, n, e)) return false;
-    if (o->comm.size == 1 && (!flag_unused(flags, n, "--zero", "there is one rank", e) || !flag_unused(flags, n, "--watchdog", "there is one rank", e))) return false;
+    static const char *const ranks[] = {"--zero", "--shard-ranks", "--watchdog"};
+    for (int i = 0; i < 3 && o->comm.size == 1; i++) if (!flag_unused(flags, n, ranks[i], "there is one rank", e)) return false;
+    if (o->shard_ranks > 0 && (int64_t)o->comm.size % o->shard_ranks != 0)
+        return fail(e, "--shard-ranks is %" PRId64 ", which does not divide the %d ranks ---> the number of processes on a host", o->shard_ranks, o->comm.size);
+    if (o->shard_ranks == 1 && !flag_unused(flags, n, "--zero", "with --shard-ranks 1 every rank has all of the state", e)) return false;
     if (o->comm.rank > 0) o->quiet = true;
     if (!o->quiet) log_banner(FINDAP_DEVICE, argc, argv);
     if (o->recipe && !recipe_load(o->recipe, recipe, e)) return false;
@@ -829,6 +836,25 @@ FN bool train_settings(TrainOptions *o, Flag *flags, int n, int argc, char **arg
         recipe->seq_len = config.max_position < DEFAULT_SEQ_LEN ? config.max_position : DEFAULT_SEQ_LEN;
     }
     return train_override(o, flags, n, recipe, e);
+}
+
+// The groups of --shard-ranks: collective. That all ranks have the same flag is asked here, or some would wait for groups that others do not form.
+FN bool train_groups(TrainOptions *o, Error *e) {
+    Comm *c = &o->comm;
+    int n = (int)o->shard_ranks, *hosts;
+    if (!comm_same(c, &o->shard_ranks, (int64_t)sizeof o->shard_ranks, e)) return false;
+    if (n == 0 || n == c->size) return true;
+    comm_group(c, &o->shard, c->rank / n * n, 1, n);
+    comm_group(c, &o->replicas, c->rank % n, n, c->size / n);
+    o->memory.shard = &o->shard; o->memory.replicas = &o->replicas;
+    hosts = (int *)xcalloc(c->size, sizeof(int));
+    comm_gather_bytes(c, &c->host, hosts, (int64_t)sizeof(int), "the ranks' hosts", true);
+    int astride = shard_astride(hosts, c->size, n);
+    if (astride >= 0 && c->rank == 0)
+        warn("--shard-ranks %d: rank %d is on another host than rank %d, which shares its state: every micro-batch's weights and gradients cross the network ---> the number of processes on a host, "
+             "neighbours side by side (mpirun --map-by ppr:%d:node, srun)", n, astride, astride / n * n, n);
+    free(hosts);
+    return true;
 }
 
 // main of train_findap. Exit status: 0 the job was done; 1 an error; EXIT_STOPPED (3) stopped by SIGTERM, SIGINT or
@@ -863,7 +889,7 @@ FN int train_main(int argc, char **argv) {
         goto end;
     }
     o.dev_every_given = flag_given(flags, n, "--dev-every");
-    result = train_with_recipe(&o, &recipe, argc, argv, &e);
+    if (train_groups(&o, &e)) result = train_with_recipe(&o, &recipe, argc, argv, &e);
 end:
     if (result == 1 && o.comm.rank == 0) fprintf(stderr, "%s: error: %s\n", program_name, e.text);   // all ranks have the same
     comm_end(&o.comm);

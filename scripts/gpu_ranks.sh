@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # make gpu-ranks: what can only be shown on a host with several GPUs, one line a check, exit status 1 when one fails: 1, 2 and all GPUs give
 # the same losses in every ZeRO stage (fp32 build, to the printed digits), the same command gives the same bits (bf16), every type of moments trains, and a
-# run goes on with another number of GPUs. About two minutes on four H200s.
+# run goes on with another number of GPUs. With four GPUs the same in two groups of two that share the state (--shard-ranks 2), and with a copy on each
+# (--shard-ranks 1); each of these runs compares its replicas, weights and moments, before its last checkpoint, and fails where they differ.
+# About three minutes on four H200s.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
@@ -21,6 +23,7 @@ steps() { cat "${@/#/$dir/}" | grep '^step' | grep -o 'loss *[0-9.]*\|norm *[0-9
 say() { printf '%-66s %s\n' "$1" "$2"; [ "$2" = ok ] || { status=1; [ -n "${3:-}" ] && tail -n 2 "$dir/$3.log"; }; }
 same() { [ -n "$(steps "$1")" ] && [ "$(steps "$1")" = "$(steps "${@:2}")" ] && echo ok || echo DIFFERENT; }
 counts=2; [ "$gpus" -gt 2 ] && counts="2 $gpus"
+groups=(); [ "$gpus" -ge 4 ] && groups=("--shard-ranks 2 --zero 1" "--shard-ranks 2 --zero 2" "--shard-ranks 2 --zero 3" "--shard-ranks 1")
 
 for model in qwen64 llama128; do
     run $model.1 1 build/train_findap_fp32 --model build/compare/$model $flags --out $dir/1 --overwrite
@@ -28,15 +31,33 @@ for model in qwen64 llama128; do
         run $model.$n.$zero "$n" build/train_findap_fp32 --model build/compare/$model $flags --zero $zero --out $dir/many --overwrite
         say "$model, fp32, $n GPUs, ZeRO-$zero: 20 losses and norms as with one" "$(same $model.1.log $model.$n.$zero.log)" $model.$n.$zero
     done; done
+    [ "$gpus" -ge 4 ] && run $model.wide 1 build/train_findap_fp32 --model build/compare/$model ${flags/2664/5328} --out $dir/1 --overwrite
+    for way in "${groups[@]}"; do   # of each GPU two micro-batches: the replicas' sum comes once a step
+        run "$model.$way" 4 build/train_findap_fp32 --model build/compare/$model ${flags/2664/5328} $way --out $dir/many --overwrite
+        say "$model, fp32, 4 GPUs, $way: as with one" "$(same $model.wide.log "$model.$way.log")" "$model.$way"
+        for twice in a b; do run "$model.$twice" 4 build/train_findap --model build/compare/$model ${flags/2664/5328} $way --out $dir/$twice --overwrite; done
+        say "$model, bf16, 4 GPUs, $way: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
+    done
     for twice in a b; do run $model.$twice "$gpus" build/train_findap --model build/compare/$model $flags --zero 2 --out $dir/$twice --overwrite; done
     say "$model, bf16, $gpus GPUs: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
 done
 for moments in bf16 8bit; do for zero in 1 2 3; do
     say "moments $moments, $gpus GPUs, ZeRO-$zero" "$(run m "$gpus" build/train_findap --model build/compare/llama128 $flags --zero $zero --moments $moments --out $dir/m --overwrite && echo ok || echo FAILED)" m
 done; done
+for moments in bf16 8bit; do for way in "${groups[@]}"; do   # rounded stochastically: replicas must draw the same noise
+    say "moments $moments, 4 GPUs, $way" "$(run m 4 build/train_findap --model build/compare/llama128 $flags $way --moments $moments --out $dir/m --overwrite && echo ok || echo FAILED)" m
+done; done
+[ "$gpus" -ge 4 ] && say "gradients bf16, 4 GPUs, --shard-ranks 2" "$(run m 4 build/train_findap --model build/compare/llama128 $flags --shard-ranks 2 --gradients bf16 --moments 8bit --out $dir/m --overwrite && echo ok || echo FAILED)" m
 run r1 "$gpus" build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --stop-after-steps 7
 run r2 1 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --stop-after-steps 6 --resume
 run r3 "$gpus" build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --zero 3 --resume
 say "stopped with $gpus GPUs, on with 1, on with $gpus" "$(same qwen64.1.log r1.log r2.log r3.log)" r3
+if [ "$gpus" -ge 4 ]; then
+    run g1 4 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/g --stop-after-steps 7 --shard-ranks 2 --zero 2
+    run g2 1 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/g --stop-after-steps 4 --resume
+    run g3 4 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/g --stop-after-steps 4 --shard-ranks 2 --zero 3 --resume
+    run g4 3 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/g --resume
+    say "stopped with 4 GPUs in two groups, on with 1, with two groups, with 3" "$(same qwen64.1.log g1.log g2.log g3.log g4.log)" g4
+fi
 [ $status -eq 0 ] && echo "gpu-ranks: all ok" || echo "gpu-ranks: FAILED"
 exit $status

@@ -1,6 +1,6 @@
 // test_checkpoint.c: checkpoints of several ranks. Saved by R and resumed by S for all R, S up to 4 (and some odd ones) bit for bit, each rank
 // reading only its own; every failing or deadly system call of a save, with test/fail_shim.c; damaged and lying files; a save that
-// goes on while the model changes.
+// goes on while the model changes; replicas, which write each number once and are found out when they have drifted apart.
 //
 // The ranks are threads: the five collectives of comm.h that checkpoint.h uses are replaced by ones over shared memory. One test runs real
 // processes under mpirun. The model is numbers only: number i of a tensor is a function of the step, so anyone can check it.
@@ -22,11 +22,12 @@ enum { MOST_RANKS = 8 };
 typedef struct { pthread_barrier_t barrier; const void *at[MOST_RANKS]; } Job;
 static _Thread_local Job *job;
 
+// c may be a group: all groups call at the same time, so the one barrier does
 static void thread_gather(Comm *c, const void *x, void *all, int64_t n) {
-    if (c->size > MOST_RANKS) abort();
-    job->at[c->rank] = x;
+    if (comm_job_rank(c, c->size - 1) >= MOST_RANKS) abort();
+    job->at[comm_job_rank(c, c->rank)] = x;
     pthread_barrier_wait(&job->barrier);
-    for (int r = 0; r < c->size && n; r++) memcpy((char *)all + r * n, job->at[r], (size_t)n);
+    for (int r = 0; r < c->size && n; r++) memcpy((char *)all + r * n, job->at[comm_job_rank(c, r)], (size_t)n);
     pthread_barrier_wait(&job->barrier);
 }
 static void thread_broadcast(Comm *c, void *x, int64_t n, int root) {
@@ -132,13 +133,14 @@ static Tensor fake_tensors[] = {
     {"final", "model.norm.weight", 0, 255, false, false, 0, 0},               {"one", "model.one", 0, 1, false, false, 0, 0},
 };
 enum { TENSORS = sizeof fake_tensors / sizeof fake_tensors[0], LAYERS = 3, NUMBERS = 37 * 53 + LAYERS * (24 * 83 + 97 + 2000) + 255 + 1 };
-struct Model { Config config; Comm *comm; int shared; bool bf16; float numbers[3][NUMBERS]; };   // where this rank owns nothing: POISON
+struct Model { Config config; Comm *comm, shard, replicas; int shared; bool bf16; float numbers[3][NUMBERS]; };   // where this rank owns nothing: POISON
 #define POISON -12345.0f
 
 const Config *model_config(const Model *m) { return &m->config; }
 int model_num_tensors(const Model *m) { (void)m; return TENSORS; }
 const Tensor *model_tensor(const Model *m, int i) { (void)m; return &fake_tensors[i]; }
 Comm *model_comm(const Model *m) { return m->comm; }
+Comm *model_replicas(const Model *m) { return (Comm *)&m->replicas; }
 void model_wait(Model *m) { (void)m; }
 void *model_host_alloc(int64_t bytes) { return xmalloc(bytes); }
 void model_host_free(void *p) { free(p); }
@@ -153,8 +155,8 @@ static int64_t place_of(const Model *m, int tensor, int layer) {
 }
 static int row_of(TensorKind kind) { return kind == KIND_PARAM ? 0 : kind == KIND_MOMENT1 ? 1 : 2; }
 void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
-    *begin = shard_begin(m->comm, tensor_numbers(&fake_tensors[i]));
-    *end = shard_end(m->comm, tensor_numbers(&fake_tensors[i]));
+    *begin = shard_begin(&m->shard, tensor_numbers(&fake_tensors[i]));
+    *end = shard_end(&m->shard, tensor_numbers(&fake_tensors[i]));
 }
 void model_get_owned(const Model *m, TensorKind kind, int i, int layer, float *out) {
     int64_t begin, end;
@@ -179,9 +181,11 @@ void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *i
 }
 
 static bool keep_bf16;   // moments
-static Model *model_new(Comm *c) {
+static Model *model_new(Comm *c, int shard_ranks) {
     Model *m = (Model *)xcalloc(1, sizeof(Model));
     m->comm = c;
+    comm_group(c, &m->shard, c->rank / shard_ranks * shard_ranks, 1, shard_ranks);
+    comm_group(c, &m->replicas, c->rank % shard_ranks, shard_ranks, c->size / shard_ranks);
     m->bf16 = keep_bf16;
     m->config.num_layers = LAYERS;
     return m;
@@ -260,7 +264,7 @@ int main(int argc, char **argv) {
     Comm c;
     Error e;
     MUST(argc == 4 && comm_begin(&c, 60, &e), "%s", e.text);
-    Model *m = model_new(&c);
+    Model *m = model_new(&c, c.size);
     CheckpointWriter w;
     memset(&w, 0, sizeof w);
     int64_t found = resume(m, argv[1], &e);
@@ -276,28 +280,29 @@ int main(int argc, char **argv) {
 }
 #else
 
-typedef struct { Job *job; Comm comm; void (*work)(Model *, void *); void *argument; } Rank;
+typedef struct { Job *job; Comm comm; int shard_ranks; void (*work)(Model *, void *); void *argument; } Rank;
 static void *rank_main(void *p) {
     Rank *r = (Rank *)p;
     job = r->job;
-    Model *m = model_new(&r->comm);
+    Model *m = model_new(&r->comm, r->shard_ranks);
     r->work(m, r->argument);
     free(m);
     return NULL;
 }
-static void ranks(int size, void (*work)(Model *, void *), void *argument) {
+static void groups(int size, int shard_ranks, void (*work)(Model *, void *), void *argument) {
     Job j;
     Rank r[MOST_RANKS];
     pthread_t threads[MOST_RANKS];
     memset(&r, 0, sizeof r);
     MUST(pthread_barrier_init(&j.barrier, NULL, (unsigned)size) == 0, "barrier");
     for (int i = 0; i < size; i++) {
-        r[i].job = &j; r[i].comm.rank = r[i].comm.local_rank = i; r[i].comm.size = size; r[i].work = work; r[i].argument = argument;
+        r[i].job = &j; r[i].comm.rank = r[i].comm.local_rank = i; r[i].comm.size = size; r[i].comm.stride = 1; r[i].shard_ranks = shard_ranks; r[i].work = work; r[i].argument = argument;
         MUST(pthread_create(&threads[i], NULL, rank_main, &r[i]) == 0, "thread");
     }
     for (int i = 0; i < size; i++) pthread_join(threads[i], NULL);
     pthread_barrier_destroy(&j.barrier);
 }
+static void ranks(int size, void (*work)(Model *, void *), void *argument) { groups(size, size, work, argument); }
 
 static bool exists(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static bool exists(const char *format, ...) {
@@ -410,6 +415,79 @@ static void test_any_number_of_ranks(void **state) {
     int64_t *steps = checkpoint_list(out, false, &n);
     assert_true(n == 2 && steps[0] == 6 && steps[1] == 5 && num_unfinished(out) == 0);
     free(steps);
+}
+
+// Shard groups: every number is written once, by one of those that own it; and what is written, any ranks in any groups read.
+static void test_any_groups_of_ranks(void **state) {
+    (void)state;
+    static const struct { int size, shard_ranks; } groupings[] = {{4, 2}, {4, 1}, {6, 3}, {8, 2}, {2, 1}, {4, 4}};
+    enum { GROUPINGS = sizeof groupings / sizeof *groupings };
+    for (int i = 0; i < GROUPINGS; i++) {
+        int size = groupings[i].size, replicas = size / groupings[i].shard_ranks;
+        char out[300];
+        snprintf(out, sizeof out, "%s/groups%d.%d", fast, size, groupings[i].shard_ranks);
+        Work a = {out, 5, 0, i % 2 == 0, 0, NULL, {""}};
+        groups(size, groupings[i].shard_ranks, work_save, &a);
+        int64_t numbers = 0;
+        for (int r = 0; r < size; r++) {
+            char name[STATE_NAME_SIZE];
+            state_file_name(r, size, name);
+            char *path = xprintf("%s/checkpoints/step_00000005/%s", out, name);
+            Safetensors *s = safetensors_open(path, NULL);
+            assert_non_null(s);
+            Comm shard = {.rank = r % groupings[i].shard_ranks, .size = groupings[i].shard_ranks};
+            int64_t written = 0, owned = 0, largest = 0;
+            for (int64_t k = 0; k < s->count; k++) written += s->tensors[k].count;
+            for (int k = 0; k < TENSORS; k++) {
+                int64_t n = tensor_numbers(&fake_tensors[k]), slice = shard_end(&shard, n) - shard_begin(&shard, n);
+                owned += 3 * slice * (fake_tensors[k].per_layer ? LAYERS : 1);
+                if (slice > largest) largest = slice;
+            }
+            assert_true(written <= owned / replicas + largest);   // spread evenly, but for the slice where one replica's part ends
+            numbers += written;
+            safetensors_close(s);
+            free(path);
+        }
+        assert_int_equal(numbers, 3 * NUMBERS);
+        for (int k = 0; k < GROUPINGS; k++) groups(groupings[k].size, groupings[k].shard_ranks, work_resume, &a);
+        resume_with(1, out, 5);
+        resume_with(3, out, 5);
+    }
+}
+
+typedef struct { int rank, kind, place; } Drift;   // rank -1: none
+static void work_drift(Model *m, void *p) {
+    const Drift *d = (const Drift *)p;
+    Error e;
+    fill(m, 3);
+    if (m->comm->rank == d->rank) ((uint8_t *)&m->numbers[d->kind][d->place])[0] ^= 1;
+    bool ok = state_same(m, &e);
+    MUST(ok == (d->rank < 0), "rank %d: %s", m->comm->rank, ok ? "no error" : e.text);
+    char text[100];
+    snprintf(text, sizeof text, "rank %d has other weights or moments than rank %d,", d->rank >= m->shard.size ? d->rank : d->rank + m->shard.size, d->rank % m->shard.size);
+    if (!ok) MUST(strstr(e.text, text), "rank %d: %s, expected %s", m->comm->rank, e.text, text);   // on every rank, drifted or not
+}
+static void test_replicas_that_drift_apart(void **state) {
+    (void)state;
+    Drift none = {-1, 0, 0};
+    groups(4, 2, work_drift, &none);
+    groups(4, 1, work_drift, &none);
+    groups(4, 4, work_drift, &none);
+    for (int rank = 0; rank < 4; rank++)
+        for (int kind = 0; kind < 3; kind++) {
+            Drift d = {rank, kind, rank % 2 ? 37 * 53 - 1 : 0};   // the first number of the first rank of a group, the embedding's last of the second
+            groups(4, 2, work_drift, &d);
+        }
+    Drift last = {2, 2, NUMBERS - 1};
+    groups(3, 1, work_drift, &last);
+}
+
+static void test_groups_astride_hosts(void **state) {
+    (void)state;
+    static const struct { int hosts[8], shard_ranks, first; } cases[] = {
+        {{0, 0, 0, 0, 4, 4, 4, 4}, 4, -1}, {{0, 0, 0, 0, 4, 4, 4, 4}, 2, -1}, {{0, 0, 0, 0, 4, 4, 4, 4}, 1, -1}, {{0, 0, 0, 0, 4, 4, 4, 4}, 8, 4},
+        {{0, 1, 0, 1, 0, 1, 0, 1}, 4, 1}, {{0, 0, 0, 3, 3, 3, 3, 3}, 4, 3}, {{0, 0, 0, 0, 4, 4, 4, 7}, 4, 7}, {{0, 1, 2, 3, 4, 5, 6, 7}, 1, -1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(shard_astride(cases[i].hosts, 8, cases[i].shard_ranks), cases[i].first);
 }
 
 // as the program wrote it before there were several ranks
@@ -1029,7 +1107,7 @@ static void test_processes(void **state) {
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "child") == 0) return child(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_any_number_of_ranks), cmocka_unit_test(test_an_old_checkpoint_loads), cmocka_unit_test(test_the_model_may_change),
+        cmocka_unit_test(test_any_number_of_ranks), cmocka_unit_test(test_any_groups_of_ranks), cmocka_unit_test(test_replicas_that_drift_apart), cmocka_unit_test(test_groups_astride_hosts), cmocka_unit_test(test_an_old_checkpoint_loads), cmocka_unit_test(test_the_model_may_change),
         cmocka_unit_test(test_an_update_waits_for_the_copy), cmocka_unit_test(test_bf16_moments),
         cmocka_unit_test(test_an_end_while_a_save_is_pending), cmocka_unit_test(test_without_memory_for_a_copy), cmocka_unit_test(test_no_room), cmocka_unit_test(test_a_disk_that_lies), cmocka_unit_test(test_one_rank_fails),
         cmocka_unit_test(test_damaged_files), cmocka_unit_test(test_lying_manifests), cmocka_unit_test(test_lying_slices), cmocka_unit_test(test_random_headers),

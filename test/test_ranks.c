@@ -1,5 +1,5 @@
-// test_ranks.c: several processes under mpirun, with the CPU twin: 1, 2 and 4 ranks give the same losses in every ZeRO stage; a run goes on with
-// another number of ranks; a rank that is killed or hangs ends the job with one line, and nothing is lost. Uses the programs built beside it.
+// test_ranks.c: several processes under mpirun, with the CPU twin: 1, 2 and 4 ranks give the same losses in every ZeRO stage, also where groups of them
+// share the state and have replicas; a run goes on with another number of ranks; a rank that is killed or hangs ends the job with one line, and nothing is lost. Uses the programs built beside it.
 #include "findap/common.h"
 #include <sys/wait.h>   // defines: waitpid
 #include "check.h"
@@ -129,16 +129,73 @@ static void test_the_same_bits_twice_and_evaluation(void **state) {
     assert_int_equal(run("bash -c 'diff <(grep -o \"dev_loss_nats_per_target\\\":[0-9.]\\{6\\}\" %s) <(grep -o \"dev_loss_nats_per_target\\\":[0-9.]\\{6\\}\" %s)'", in("a/log.jsonl"), in("c/log.jsonl")), 0);
 }
 
+// Fourteen rows a step: of four ranks each has two micro-batches, the first of which stays in the shard group. That replicas end with the same bits of
+// weights and moments every run sees to itself (state_same), or it ends with an error.
+static void test_shard_groups_give_the_same_losses(void **state) {
+    (void)state;
+    NEED_RANKS
+    static const char *const ways[] = {"--shard-ranks 1", "--shard-ranks 2 --zero 1", "--shard-ranks 2 --zero 2", "--shard-ranks 2 --zero 3"};
+    char flags[512];
+    snprintf(flags, sizeof flags, "--step-tokens 1792 --out %s", in("wide"));
+    must(0, 1, flags);
+    for (int i = 0; i < 4; i++) {
+        snprintf(flags, sizeof flags, "--step-tokens 1792 %s --overwrite --out %s", ways[i], in("groups"));
+        must(0, 4, flags);
+        expect_losses("groups", "wide");
+    }
+    snprintf(flags, sizeof flags, "--step-tokens 1792 %s --out %s", ways[3], in("again"));
+    must(0, 4, flags);
+    assert_int_equal(run("cmp %s %s", in("again/model.safetensors"), in("groups/model.safetensors")), 0);   // the same bits twice
+}
+
+static void test_shard_groups_are_resumed_with_any_ranks(void **state) {
+    (void)state;
+    NEED_RANKS
+    static const struct { int ranks; const char *way; int stop; } parts[] = {
+        {4, "--shard-ranks 2 --zero 1", 5}, {1, "", 3}, {4, "--shard-ranks 2 --zero 3", 4}, {3, "", 4}, {4, "--shard-ranks 4", 0}};
+    for (int i = 0; i < 5; i++) {
+        char flags[512], stop[64] = "";
+        if (parts[i].stop) snprintf(stop, sizeof stop, "--stop-after-steps %d", parts[i].stop);
+        snprintf(flags, sizeof flags, "--out %s %s %s %s", in("regrouped"), i ? "--resume" : "", parts[i].way, stop);
+        must(parts[i].stop ? 3 : 0, parts[i].ranks, flags);
+    }
+    expect_losses("regrouped", "one");
+}
+
+static void expect_error(int ranks, const char *flags, const char *text) {
+    must(1, ranks, flags);
+    if (!strstr(output, text)) fail_msg("%s: %s", flags, output);
+}
+static void test_shard_groups_that_cannot_be(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512];
+    snprintf(flags, sizeof flags, "--shard-ranks 3 --out %s", in("x"));
+    expect_error(4, flags, "--shard-ranks is 3, which does not divide the 4 ranks");
+    snprintf(flags, sizeof flags, "--shard-ranks 1 --out %s", in("x"));
+    expect_error(1, flags, "--shard-ranks has no effect here: there is one rank");
+    snprintf(flags, sizeof flags, "--shard-ranks 1 --zero 2 --out %s", in("x"));
+    expect_error(2, flags, "--zero has no effect here: with --shard-ranks 1 every rank has all of the state");
+    // ranks with different groups; and replicas that do not begin with the same weights (the files of the second are a bit off, and as long)
+    int status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --shard-ranks 1 --out %s 2>&1", mpirun, build, small, in("x"), build, small, in("x"));
+    if (status != 1 || !strstr(output, "rank 1 has another program, model, data, recipe or flags than rank 0")) fail_msg("status %d: %s", status, output);
+    assert_int_equal(run("cp -r %s %s && printf '\001' | dd of=%s bs=1 seek=$(($(stat -c %%s %s) - 10)) conv=notrunc 2>&1", in("one"), in("off"), in("off/model.safetensors"), in("off/model.safetensors")), 0);
+    char data[1024];
+    snprintf(data, sizeof data, "--data %s/reports %s/questions --seq-len 128 --steps 3 --shard-ranks 1 --quiet --out %s", directory, directory, in("z"));
+    status = run("%s -np 1 %s/train_findap_cpu --model %s %s : -np 1 %s/train_findap_cpu --model %s %s 2>&1", mpirun, build, in("one"), data, build, in("off"), data);
+    if (status != 1 || !strstr(output, "error: rank 1 has other weights or moments than rank 0, whose replica it is")) fail_msg("status %d: %s", status, output);
+}
+
 static void test_the_gradient_of_all_ranks_is_that_of_one(void **state) {
     (void)state;
     NEED_RANKS
     char flags[512];
     snprintf(flags, sizeof flags, "--dump %s", in("one.st"));
     must(0, 1, flags);
-    for (int zero = 1; zero <= 3; zero++) {
-        snprintf(flags, sizeof flags, "--zero %d --dump %s", zero, in("three.st"));
-        must(0, 3, flags);
-        if (file_exists("build/compare_dumps") && run("build/compare_dumps %s %s --most 1e-5 --loss 1e-6", in("one.st"), in("three.st")) != 0) fail_msg("ZeRO-%d: %s", zero, output);
+    for (int zero = 1; zero <= 6; zero++) {   // among three, and in two groups of two
+        snprintf(flags, sizeof flags, "--zero %d %s --dump %s", zero > 3 ? zero - 3 : zero, zero > 3 ? "--shard-ranks 2" : "", in("three.st"));
+        must(0, zero > 3 ? 4 : 3, flags);
+        if (file_exists("build/compare_dumps") && run("build/compare_dumps %s %s --most 1e-5 --loss 1e-6", in("one.st"), in("three.st")) != 0) fail_msg("%s: %s", flags, output);
     }
 }
 
@@ -209,17 +266,15 @@ static void test_a_killed_rank_ends_the_job_and_a_resume_goes_on(void **state) {
     assert_int_equal(run("cmp %s %s", in("killed/model.safetensors"), in("whole/model.safetensors")), 0);
 }
 
-static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
-    (void)state;
-    NEED_RANKS
+static void hang(int ranks, const char *out, const char *way) {
     char flags[512];
     pid_t pids[16];
     int status;
-    snprintf(flags, sizeof flags, "--watchdog 2 --steps 100000 --overwrite --checkpoint-every 0 --out %s", in("hung"));
-    pid_t job = start(2, flags);
-    wait_for_steps("hung", 3);
-    int n = ranks_of("hung", pids);
-    assert_int_equal(n, 2);
+    snprintf(flags, sizeof flags, "--watchdog 2 --steps 100000 --checkpoint-every 0 %s --out %s", way, in(out));
+    pid_t job = start(ranks, flags);
+    wait_for_steps(out, 3);
+    int n = ranks_of(out, pids);
+    assert_int_equal(n, ranks);
     double begin = seconds_now();
     kill(pids[1], SIGSTOP);
     waitpid(job, &status, 0);
@@ -228,6 +283,12 @@ static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
     kill(pids[1], SIGKILL); kill(pids[1], SIGCONT);
     run("cat %s", in("job.log"));
     if (!strstr(output, "a rank hangs")) fail_msg("no word of it: %s", output);
+}
+static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
+    (void)state;
+    NEED_RANKS
+    hang(2, "hung", "");
+    hang(4, "hung4", "--shard-ranks 2 --zero 3");   // the others wait in groups
 }
 
 static void test_a_signal_to_one_rank_stops_all_with_a_checkpoint(void **state) {
@@ -298,6 +359,7 @@ int main(int argc, char **argv) {
     free(self);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_number_of_ranks_and_any_stage_give_the_same_losses), cmocka_unit_test(test_the_same_bits_twice_and_evaluation),
+        cmocka_unit_test(test_shard_groups_give_the_same_losses), cmocka_unit_test(test_shard_groups_are_resumed_with_any_ranks), cmocka_unit_test(test_shard_groups_that_cannot_be),
         cmocka_unit_test(test_the_gradient_of_all_ranks_is_that_of_one), cmocka_unit_test(test_a_run_goes_on_with_another_number_of_ranks),
         cmocka_unit_test(test_a_killed_rank_ends_the_job_and_a_resume_goes_on), cmocka_unit_test(test_a_hanging_rank_ends_the_job_in_time),
         cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once), cmocka_unit_test(test_the_disk_fails_at_any_call),

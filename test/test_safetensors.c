@@ -32,6 +32,7 @@ void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *i
 
 static Comm one_rank = {.size = 1};
 Comm *model_comm(const Model *m) { (void)m; return &one_rank; }
+Comm *model_replicas(const Model *m) { (void)m; return &one_rank; }
 
 static void put(const char *name, const void *data, int64_t n) { Error e; if (!write_file(in(name), data, n, &e)) fail_msg("%s", e.text); }
 static void check_line(const Error *e, const char *expected) {

@@ -62,6 +62,7 @@ void model_put_owned(Model *m, TensorKind k, int i, int layer, const float *in) 
 void model_share(Model *m) { (void)m; }
 static Comm alone = {.size = 1};
 Comm *model_comm(const Model *m) { (void)m; return &alone; }
+Comm *model_replicas(const Model *m) { (void)m; return &alone; }
 void model_init_random(Model *m, uint64_t seed) { for (int i = 0; i < NUMBERS; i++) m->p[i] = (float)(0.1 * random_normal(seed, 0, (uint64_t)i)); }
 void model_zero_grad(Model *m) { memset(m->g, 0, sizeof m->g); m->result.loss = 0; }
 void model_zero_moments(Model *m) { memset(m->m, 0, sizeof m->m); memset(m->v, 0, sizeof m->v); m->t = 0; }
@@ -804,7 +805,7 @@ static void test_every_flag_does_something(void **state) {
         {"--micro-rows 2", "in micro-batches of 2"}, {"--dev-data @dev", "dev       8"}, {"--dev-rows 5 --dev-every 3", "dev       3"}, {"--checkpoint-every 3", "checkpoint of step 6"},
         {"--dry-run", "FLOPs"}, {"--dump @flag.dump", "trained targets"}, {"--stop-after-steps 2", "stopped after step 2"}, {"--help", "usage:"},
         {"--moments bf16", "no moments bf16 here"}, {"--gradients bf16", "no gradients bf16 here"}, {"--recompute block", "no recompute block here"},
-        {"--zero 2", "there is one rank"}, {"--watchdog 5", "there is one rank"},   // with several: test_ranks
+        {"--zero 2", "there is one rank"}, {"--watchdog 5", "there is one rank"}, {"--shard-ranks 1", "there is one rank"},   // with several: test_ranks
     };
     // shown elsewhere: --model, --recipe, --data, --out, --init, --resume, --overwrite (everywhere), --patience, --keep, --log-every, --quiet (below)
     static const char *const elsewhere = " --model --recipe --data --out --init --resume --overwrite --patience --keep --log-every --quiet ";

@@ -79,10 +79,11 @@ __global__ static void __launch_bounds__(256) norm_kernel(StepState *state, cons
     }
     if (threadIdx.x == 0) state->sum_squares = shared[0];
 }
-// loss and squares of all ranks (ranks, 2), added in rank order
-__global__ static void norm_of_ranks_kernel(StepState *state, const double *all, int ranks) {
+// Loss and squares of all ranks (ranks, 2), added in rank order; squares of the first shard group only: its replicas have the same numbers, and a sum
+// that every rank makes of the same bits cannot let them drift apart.
+__global__ static void norm_of_ranks_kernel(StepState *state, const double *all, int ranks, int shard_ranks) {
     double loss = 0, squares = 0;
-    for (int r = 0; r < ranks; r++) { loss += all[2 * r]; squares += all[2 * r + 1]; }
+    for (int r = 0; r < ranks; r++) { loss += all[2 * r]; squares += r < shard_ranks ? all[2 * r + 1] : 0.0; }
     state->loss = loss;
     state->sum_squares = squares;
 }
@@ -107,8 +108,8 @@ static void norm_sum(StepState *state, const double *partial, cudaStream_t strea
     norm_kernel<<<1, 256, 0, stream>>>(state, partial);
     CUDA_CHECK(cudaGetLastError());
 }
-static void norm_of_ranks(StepState *state, const double *all, int ranks, cudaStream_t stream) {
-    norm_of_ranks_kernel<<<1, 1, 0, stream>>>(state, all, ranks);
+static void norm_of_ranks(StepState *state, const double *all, int ranks, int shard_ranks, cudaStream_t stream) {
+    norm_of_ranks_kernel<<<1, 1, 0, stream>>>(state, all, ranks, shard_ranks);
     CUDA_CHECK(cudaGetLastError());
 }
 // Into `state` what follows from its loss and sum_squares: clipping as torch.nn.utils.clip_grad_norm_'s, skip, and AdamW's bias corrections
@@ -320,7 +321,8 @@ template <int TYPE, bool SECOND, bool NEAREST> __device__ static inline void sto
 
 typedef struct { float beta1, beta2, eps, keep; } AdamWNumbers;
 
-// everything from the tensor's begin, which is `base` in the moments' arenas
+// Everything from the tensor's begin, which is `base` in the moments' arenas. Noise follows from the number of updates and the number's place among what
+// its rank owns: replicas, which own the same in the same order, round alike.
 template <int TYPE, typename G> __global__ static void __launch_bounds__(256)
 adamw_kernel(real *p, int16_t *remainder, void *moment1, void *moment2, int64_t total, const G *grads, int64_t base, int64_t n, AdamWNumbers o, const StepState *state) {
     if (state->skip || warp_is_beyond(n)) return;

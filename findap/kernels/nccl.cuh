@@ -2,7 +2,12 @@
 // comm.h). Bound by the links: with P ranks each sends and receives (P-1)/P of the bytes, 4 a parameter for gradients, 2 for weights. All of it runs
 // on a stream of its own, under the computation.
 //
-// Sums are NCCL's: their order depends on the number of ranks and the topology, not on time; the same command gives the same bits.
+// Sums are NCCL's: their order depends on the number of ranks and the topology, not on time; the same command gives the same bits. Replicas (hybrid sharding,
+// see comm.h) get the same bits of a sum too: in a ring every number is summed along the ring and then handed round, in a tree summed up to the root and
+// handed down; nobody adds for himself. That all of them do stay equal state_same of checkpoint.h sees to.
+//
+// A communicator each for all ranks, for the shard group and for the replicas, all used on the one stream, in the same order on every rank: with
+// two streams two of them could wait for each other's blocks on two GPUs for ever. The price: sums among replicas and in the host do not overlap.
 #ifndef FINDAP_KERNELS_NCCL_CUH
 #define FINDAP_KERNELS_NCCL_CUH
 #include "cuda.cuh"        // defines: CUDA_CHECK, real
@@ -14,15 +19,28 @@
 #endif
 
 typedef struct {
-    Comm *comm;
+    Comm *comm, *shard, *replicas;   // all ranks; those that share one copy of the state; those that own what this one owns
     cudaStream_t stream;
 #ifdef FINDAP_NCCL
-    ncclComm_t nccl;
+    ncclComm_t nccl, nccl_shard, nccl_replicas;   // NULL: of one rank. The first two may be the same
 #endif
 } Links;
 
 #ifdef FINDAP_NCCL
 static void links_connect(Links *k);
+// The ranks' first draws the name of the meeting place, MPI hands it round
+static ncclComm_t links_join(Comm *c) {
+    ncclUniqueId id;
+    ncclComm_t nccl;
+    if (c->size == 1) return NULL;
+    memset(&id, 0, sizeof id);
+    if (c->rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
+    comm_broadcast(c, &id, (int64_t)sizeof id, 0, "NCCL's id");
+    comm_wait_begin(c, "ncclCommInitRank", false);
+    NCCL_CHECK(ncclCommInitRank(&nccl, c->size, id, c->rank));
+    comm_wait_end(c);
+    return nccl;
+}
 // Two ranks on one GPU would wait for each other for ever, or be told something obscure
 static void links_check_devices(Comm *comm) {
     typedef struct { char host[64], bus[32]; } Place;
@@ -40,23 +58,19 @@ static void links_check_devices(Comm *comm) {
 }
 #endif
 
-// Joins the ranks' GPUs. Rank 0 draws the name of the meeting place, MPI hands it round.
-static void links_create(Links *k, Comm *comm) {
+// Joins the ranks' GPUs.
+static void links_create(Links *k, Comm *comm, Comm *shard, Comm *replicas) {
     memset(k, 0, sizeof *k);
-    k->comm = comm;
+    k->comm = comm; k->shard = shard; k->replicas = replicas;
     if (comm->size == 1) return;
 #ifdef FINDAP_NCCL
     links_check_devices(comm);
     int least, greatest;
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     CUDA_CHECK(cudaStreamCreateWithPriority(&k->stream, cudaStreamNonBlocking, greatest));   // its few blocks go before the waiting ones of a GEMM
-    ncclUniqueId id;
-    memset(&id, 0, sizeof id);
-    if (comm->rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
-    comm_broadcast(comm, &id, (int64_t)sizeof id, 0, "NCCL's id");
-    comm_wait_begin(comm, "ncclCommInitRank", false);
-    NCCL_CHECK(ncclCommInitRank(&k->nccl, comm->size, id, comm->rank));
-    comm_wait_end(comm);
+    k->nccl = links_join(comm);
+    k->nccl_shard = shard->size == comm->size ? k->nccl : links_join(shard);
+    k->nccl_replicas = links_join(replicas);
     links_connect(k);
 #else
     die("%d ranks, but built without NCCL ---> install NCCL and build again", comm->size);
@@ -69,6 +83,8 @@ static void links_free(Links *k) {
     cudaStreamSynchronize(k->stream);
     comm_wait_end(k->comm);
     comm_barrier(k->comm, "the end", true);   // nobody's transfer is cut off
+    if (k->nccl_replicas) ncclCommAbort(k->nccl_replicas);
+    if (k->nccl_shard && k->nccl_shard != k->nccl) ncclCommAbort(k->nccl_shard);
     ncclCommAbort(k->nccl);
     cudaStreamDestroy(k->stream);
 #endif
@@ -78,44 +94,60 @@ static void links_free(Links *k) {
 static ncclDataType_t nccl_type(int bytes) { return bytes == 4 ? ncclFloat32 : ncclBfloat16; }
 static void links_begin(void) { NCCL_CHECK(ncclGroupStart()); }
 static void links_end(void) { NCCL_CHECK(ncclGroupEnd()); }
-// x (n) of every rank: what this rank owns of it becomes the sum over all, in place; the rest is not to be used any more. bytes: 4 fp32, 2 bf16
+// x (n) of every rank of the shard group: what this rank owns of it becomes the sum over them, in place; the rest is not to be used any more.
+// bytes: 4 fp32, 2 bf16
 static void links_reduce(Links *k, void *x, int64_t n, int bytes) {
-    const int64_t part = shard_part(k->comm, n), whole = part * k->comm->size;
+    const int64_t part = shard_part(k->shard, n), whole = part * k->shard->size;
     char *p = (char *)x;
-    if (part > 0) NCCL_CHECK(ncclReduceScatter(p, p + k->comm->rank * part * bytes, (size_t)part, nccl_type(bytes), ncclSum, k->nccl, k->stream));
-    if (n > whole) NCCL_CHECK(ncclReduce(p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), ncclSum, k->comm->size - 1, k->nccl, k->stream));
+    if (k->shard->size == 1) return;
+    if (part > 0) NCCL_CHECK(ncclReduceScatter(p, p + k->shard->rank * part * bytes, (size_t)part, nccl_type(bytes), ncclSum, k->nccl_shard, k->stream));
+    if (n > whole) NCCL_CHECK(ncclReduce(p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), ncclSum, k->shard->size - 1, k->nccl_shard, k->stream));
 }
-// x (n) = what every rank owns of it. owned: where this rank's part lies, in x or elsewhere
+// x (n) = the sum over the replicas
+static void links_sum(Links *k, void *x, int64_t n, int bytes) {
+    if (k->replicas->size > 1 && n > 0) NCCL_CHECK(ncclAllReduce(x, x, (size_t)n, nccl_type(bytes), ncclSum, k->nccl_replicas, k->stream));
+}
+// x (n) = what every rank of the shard group owns of it. owned: where this rank's part lies, in x or elsewhere
 static void links_gather(Links *k, void *x, const void *owned, int64_t n, int bytes) {
-    const int64_t part = shard_part(k->comm, n), whole = part * k->comm->size;
+    const int64_t part = shard_part(k->shard, n), whole = part * k->shard->size;
     char *p = (char *)x;
-    const bool last = k->comm->rank == k->comm->size - 1;
-    if (part > 0) NCCL_CHECK(ncclAllGather(owned, p, (size_t)part, nccl_type(bytes), k->nccl, k->stream));
-    if (n > whole) NCCL_CHECK(ncclBroadcast(last ? (const char *)owned + part * bytes : p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), k->comm->size - 1, k->nccl, k->stream));
+    const bool last = k->shard->rank == k->shard->size - 1;
+    if (k->shard->size == 1) return;   // ZeRO-1 only: it is there
+    if (part > 0) NCCL_CHECK(ncclAllGather(owned, p, (size_t)part, nccl_type(bytes), k->nccl_shard, k->stream));
+    if (n > whole) NCCL_CHECK(ncclBroadcast(last ? (const char *)owned + part * bytes : p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), k->shard->size - 1, k->nccl_shard, k->stream));
 }
 // all (size, 2) = x (2) of every rank
 static void links_gather_two(Links *k, double *all, const double *x) { NCCL_CHECK(ncclAllGather(x, all, 2, ncclFloat64, k->nccl, k->stream)); }
-// One small transfer of every kind, since NCCL connects, and takes its buffers, with the first: the plan of what fits comes after this
+// One transfer of every kind, since NCCL connects, and takes its buffers, with the first: the plan of what fits comes after this. Small ones, but for the
+// sum among replicas, which goes by a tree or a ring according to its length: both.
 static void links_connect(Links *k) {
     float *x;
-    const int64_t n = (int64_t)k->comm->size * SHARD_MULTIPLE + 8;
-    CUDA_CHECK(cudaMalloc((void **)&x, (size_t)n * sizeof(float)));
-    CUDA_CHECK(cudaMemsetAsync(x, 0, (size_t)n * sizeof(float), k->stream));
+    double *totals;
+    const int64_t n = (int64_t)k->shard->size * SHARD_MULTIPLE + 8, most = n > 16 << 20 ? n : 16 << 20;
+    CUDA_CHECK(cudaMalloc((void **)&x, (size_t)most * sizeof(float)));
+    CUDA_CHECK(cudaMalloc((void **)&totals, (size_t)(k->comm->size + 1) * 2 * sizeof(double)));
+    CUDA_CHECK(cudaMemsetAsync(x, 0, (size_t)most * sizeof(float), k->stream));
+    CUDA_CHECK(cudaMemsetAsync(totals, 0, 2 * sizeof(double), k->stream));
     comm_wait_begin(k->comm, "connecting the GPUs", false);
     links_begin();
     links_reduce(k, x, n, 4);
     links_end();
+    links_sum(k, x, 8, 4);
+    links_sum(k, x, most, 4);
     links_begin();
-    links_gather(k, x, x + shard_begin(k->comm, n), n, 4);
+    links_gather(k, x, x + shard_begin(k->shard, n), n, 4);
     links_end();
+    links_gather_two(k, totals + 2, totals);
     CUDA_CHECK(cudaStreamSynchronize(k->stream));
     comm_wait_end(k->comm);
     CUDA_CHECK(cudaFree(x));
+    CUDA_CHECK(cudaFree(totals));
 }
 #else
 static void links_begin(void) {}
 static void links_end(void) {}
 static void links_reduce(Links *, void *, int64_t, int) {}
+static void links_sum(Links *, void *, int64_t, int) {}
 static void links_gather(Links *, void *, const void *, int64_t, int) {}
 static void links_gather_two(Links *, double *, const double *) {}
 #endif
