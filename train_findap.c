@@ -13,6 +13,7 @@
 //     N   B*T, all places in the batch     NH  query heads;  NKV  key/value heads (NH is a multiple of NKV)
 //     V   vocabulary                       HD  numbers in a head
 //     F   width of the feed-forward        W   (NH + 2*NKV) * HD, the width of q, k and v side by side
+//     R   LoRA's rank
 //
 // Two rules run through the file:
 // - Documents. A row holds several documents; position 0 begins a new one. Attention is causal inside a document and
@@ -128,10 +129,10 @@ static void matmul_forward(float *y, const float *x, const float *w, const float
         for (int64_t o = 0; o < O; o++) y[n * O + o] += bias[o];
 }
 
-// dx (N, K) = dy (N, O) w   [dx NULL: not wanted];   dw (O, K) += dy^T x;   dbias (O) += sum over n of dy   [NULL: no bias]
+// dx (N, K) = dy (N, O) w;   dw (O, K) += dy^T x   [dw NULL: w is frozen];   dbias (O) += sum over n of dy   [NULL: no bias, or frozen]
 static void matmul_backward(float *dx, float *dw, float *dbias, const float *dy, const float *x, const float *w, int64_t N, int64_t K, int64_t O) {
-    if (dx) gemm(N, K, O, dy, O, 1, w, K, 1, dx, K, false);
-    gemm(O, K, N, dy, 1, O, x, K, 1, dw, K, true);
+    gemm(N, K, O, dy, O, 1, w, K, 1, dx, K, false);
+    if (dw) gemm(O, K, N, dy, 1, O, x, K, 1, dw, K, true);
     if (!dbias) return;
     #pragma omp parallel for schedule(static, 64)
     for (int64_t o = 0; o < O; o++) {
@@ -139,6 +140,36 @@ static void matmul_backward(float *dx, float *dw, float *dbias, const float *dy,
         for (int64_t n = 0; n < N; n++) sum += dy[n * O + o];
         dbias[o] += sum;
     }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// LoRA (Hu et al. 2021): y += s (x A^T) B^T beside a frozen y = x W^T. Projections that read the same x (q, k, v; gate, up) have
+// their A side by side in memory, so one matmul makes x A^T of them all: n of rank R, xa (N, n*R). Each B then adds to the columns of
+// its own projection in y, whose rows are ldy apart. s is multiplied into xa, (N, n*R) numbers, and not into anything wider.
+
+static void scale_numbers(float *x, float s, int64_t n) {
+    #pragma omp parallel for simd
+    for (int64_t i = 0; i < n; i++) x[i] *= s;
+}
+// xa (N, nR) = s x (N, K) a^T, kept for the backward pass; a (nR, K)
+static void lora_a_forward(float *xa, const float *x, const float *a, float s, int64_t N, int64_t K, int64_t nR) {
+    gemm(N, nR, K, x, K, 1, a, 1, K, xa, nR, false);
+    scale_numbers(xa, s, N * nR);
+}
+// y (N, O), rows ldy apart, += xa (N, R), rows nR apart, b^T; b (O, R)
+static void lora_b_forward(float *y, int64_t ldy, const float *xa, int64_t nR, const float *b, int64_t N, int64_t R, int64_t O) {
+    gemm(N, O, R, xa, nR, 1, b, 1, R, y, ldy, true);
+}
+// dxa (N, R), rows nR apart, = dy b;   db (O, R) += dy^T xa
+static void lora_b_backward(float *dxa, float *db, const float *dy, int64_t ldy, const float *xa, int64_t nR, const float *b, int64_t N, int64_t R, int64_t O) {
+    gemm(N, R, O, dy, ldy, 1, b, R, 1, dxa, nR, false);
+    gemm(O, R, N, dy, 1, ldy, xa, nR, 1, db, R, true);
+}
+// dx (N, K) += s dxa (N, nR) a;   da (nR, K) += s dxa^T x;   dxa is scaled in place
+static void lora_a_backward(float *dx, float *da, float *dxa, const float *x, const float *a, float s, int64_t N, int64_t K, int64_t nR) {
+    scale_numbers(dxa, s, N * nR);
+    gemm(N, K, nR, dxa, nR, 1, a, K, 1, dx, K, true);
+    gemm(nR, K, N, dxa, 1, nR, x, K, 1, da, K, true);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -191,7 +222,7 @@ static void rmsnorm_forward(float *y, float *rstd, const float *x, const float *
     }
 }
 
-// dx (N, C) += gradient through the norm (the residual path already put its share there);  dweight (C) +=
+// dx (N, C) += gradient through the norm (the residual path already put its share there);  dweight (C) +=   [NULL: frozen]
 // with h = weight * dy:  dx = rstd * h - x * rstd^3 * mean(h * x)
 static void rmsnorm_backward(float *dx, float *dweight, const float *dy, const float *x, const float *rstd, const float *weight, int64_t N, int64_t C) {
     #pragma omp parallel for
@@ -203,6 +234,7 @@ static void rmsnorm_backward(float *dx, float *dweight, const float *dy, const f
         float k = dot * r * r * r / (float)C;
         for (int64_t c = 0; c < C; c++) dx[n * C + c] += r * weight[c] * dyn[c] - k * xn[c];
     }
+    if (!dweight) return;
     #pragma omp parallel for schedule(static)
     for (int64_t block = 0; block < (C + 15) / 16; block++)
         for (int64_t n = 0; n < N; n++)
@@ -436,8 +468,13 @@ static void adamw(float *p, float *m, float *v, const float *g, int64_t n, const
 // the model
 
 // The tensors. Order matters: what stands side by side here stands side by side in memory, so that q, k, v (and their
-// biases) are one matmul, and gate and up another. Per-layer tensors follow each other layer by layer.
-enum { MAX_TENSORS = 16 };
+// biases) are one matmul, and gate and up another. Per-layer tensors follow each other layer by layer. With LoRA the adapters'
+// come behind all others, which are then frozen: gradients, moments and checkpoints begin at the first tensor that is not.
+enum { MAX_TENSORS = 32 };
+
+// LoRA's sites: the four places where a layer reads something, and the projections (lora_targets) that read it
+enum { SITES = 4 };
+static const struct { int first, n; } sites[SITES] = {{0, 3}, {3, 1}, {4, 2}, {6, 1}};   // norm1: q k v; att: o; norm2: gate up; act: down
 
 // one layer's activations: what the backward pass needs
 typedef struct {
@@ -452,6 +489,7 @@ typedef struct {
     float *rstd2;    // (N)
     float *gate_up;  // (N, 2F)
     float *act;      // (N, F)
+    float *xa[SITES];   // (N, n*R) LoRA: s x A^T of the n targets of each site
 } Layer;
 
 enum { HEAD_ROWS = 192 };   // targets whose logits exist at a time: (HEAD_ROWS, V), never (N, V)
@@ -462,12 +500,17 @@ struct Model {
     bool training;
     Tensor tensors[MAX_TENSORS];
     int num_tensors;
-    int64_t num_parameters;
-    float *params, *grads;   // (num_parameters), laid out by the table; ZeRO-3, ZeRO-2: one layer's room, used in turn
+    int first_trained;       // tensors before this one are frozen
+    int64_t num_parameters, num_trained;
+    int64_t num_in_turn, in_turn_offset[MAX_TENSORS];   // the same when all layers take turns in one place
+    float *params, *grads;   // (num_parameters), (num_trained), laid out by the table; with ZeRO-3 and -2 there is one place for all layers, used in turn
     float *moment1, *moment2;   // (num_owned)
     float *shard_sums;       // (num_owned)  ZeRO-2: the gradient's sum over micro-batches and ranks
-    float *shard_params;     // (num_owned)  ZeRO-3: the weights
-    int64_t owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS], num_owned;   // what this rank owns: of every tensor a piece
+    float *shard_params;     // (num_owned + num_owned_frozen)  ZeRO-3: the weights
+    int64_t num_owned, num_owned_frozen, owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS];   // what this rank owns: of every tensor a piece, trained ones first
+    Lora lora;
+    int adapters[LORA_TARGETS][2];   // the tensors A and B of each target
+    bool adapter_off, plain; // forward passes are to be without adapters; the last one was
     Comm *comm, alone;       // the ranks; `alone` when there is one
     Comm *shard, *replicas;  // those that share one copy of the state; those that own what this one owns
     int zero;                // ZeRO stage; 0 with one rank
@@ -487,6 +530,7 @@ struct Model {
     float *datt;             // (N, NH*HD)
     float *dgate_up;         // (N, 2F)
     float *dact;             // (N, F)
+    float *dxa;              // (N, 3R)   LoRA
     float *dhead_hidden;     // (HEAD_ROWS, C)
     float *arena;            // all activations lie in here
     Span *documents;         // documents of the last batch
@@ -498,11 +542,43 @@ struct Model {
 
 static void define_tensor(Model *m, const char *name, const char *hf_name, int64_t rows, int64_t cols, bool per_layer) {
     CHECK(m->num_tensors < MAX_TENSORS);
+    int64_t numbers = (rows ? rows : 1) * cols;
+    m->in_turn_offset[m->num_tensors] = m->num_in_turn;
+    m->num_in_turn += numbers;
     Tensor *t = &m->tensors[m->num_tensors++];
     t->name = name; t->hf_name = hf_name; t->rows = rows; t->cols = cols; t->per_layer = per_layer;
     t->decayed = rows > 0;
     t->offset = m->num_parameters;
-    m->num_parameters += (rows ? rows : 1) * cols;
+    m->num_parameters += numbers;
+}
+
+// the tensors from `first` on, whose first layer was defined last, are there in every layer
+static void repeat_in_layers(Model *m, int first) {
+    int64_t begin = m->tensors[first].offset, stride = m->num_parameters - begin;
+    for (int i = first; i < m->num_tensors; i++) m->tensors[i].layer_stride = stride;
+    m->num_parameters = begin + stride * m->config.num_layers;
+}
+
+// the adapters' tensors, A and B of every target: names are PEFT's
+static void define_adapters(Model *m) {
+    static const char *const names[LORA_TARGETS][4] = {
+        #define NAMES(name, module) {name "_A", name "_B", "base_model.model.model.layers.%d." module ".lora_A.weight", "base_model.model.model.layers.%d." module ".lora_B.weight"}
+        NAMES("q", "self_attn.q_proj"), NAMES("k", "self_attn.k_proj"), NAMES("v", "self_attn.v_proj"), NAMES("o", "self_attn.o_proj"),
+        NAMES("gate", "mlp.gate_proj"), NAMES("up", "mlp.up_proj"), NAMES("down", "mlp.down_proj"),
+        #undef NAMES
+    };
+    int first = m->num_tensors;
+    for (int s = 0; s < SITES; s++)
+        for (int side = 0; side < 2; side++)   // all A of a site side by side, then their B
+            for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) {
+                const Tensor *w = &m->tensors[model_find_tensor(m, lora_targets[k])];
+                if (!(m->lora.targets >> k & 1)) continue;
+                m->adapters[k][side] = m->num_tensors;
+                define_tensor(m, names[k][side], names[k][2 + side], side ? w->rows : m->lora.rank, side ? m->lora.rank : w->cols, true);
+            }
+    repeat_in_layers(m, first);
+    for (int i = 0; i < m->num_tensors; i++) { m->tensors[i].frozen = i < first; m->tensors[i].adapter = i >= first; }
+    m->first_trained = first;
 }
 
 // fills m->tensors and m->num_parameters; a tensor the family has not (biases, an untied head) gets no row
@@ -511,7 +587,6 @@ static void define_tensors(Model *m) {
     int64_t C = c->hidden_size, F = c->intermediate_size, qw = c->num_heads * c->head_dim, kw = c->num_kv_heads * c->head_dim;
     define_tensor(m, "embed", "model.embed_tokens.weight", c->vocab_size, C, false);
     int first = m->num_tensors;
-    int64_t begin = m->num_parameters;
     define_tensor(m, "norm1", "model.layers.%d.input_layernorm.weight", 0, C, true);
     define_tensor(m, "q", "model.layers.%d.self_attn.q_proj.weight", qw, C, true);
     define_tensor(m, "k", "model.layers.%d.self_attn.k_proj.weight", kw, C, true);
@@ -526,43 +601,44 @@ static void define_tensors(Model *m) {
     define_tensor(m, "gate", "model.layers.%d.mlp.gate_proj.weight", F, C, true);
     define_tensor(m, "up", "model.layers.%d.mlp.up_proj.weight", F, C, true);
     define_tensor(m, "down", "model.layers.%d.mlp.down_proj.weight", C, F, true);
-    int64_t stride = m->num_parameters - begin;
-    for (int i = first; i < m->num_tensors; i++) m->tensors[i].layer_stride = stride;
-    m->num_parameters = begin + stride * c->num_layers;
+    repeat_in_layers(m, first);
     define_tensor(m, "norm", "model.norm.weight", 0, C, false);
     if (!c->tied_embeddings) define_tensor(m, "lm_head", "lm_head.weight", c->vocab_size, C, false);
-    for (int i = 0; i < m->num_tensors; i++) {   // what this rank owns: tensor after tensor
-        int64_t owned_begin, owned_end;
+    if (m->lora.rank) define_adapters(m);
+    m->num_trained = m->num_parameters - m->tensors[m->first_trained].offset;
+    for (int n = 0; n < m->num_tensors; n++) {   // what this rank owns: tensor after tensor, what is frozen last
+        int i = (m->first_trained + n) % m->num_tensors;
+        int64_t owned_begin, owned_end, *total = m->tensors[i].frozen ? &m->num_owned_frozen : &m->num_owned;
         model_owned(m, i, &owned_begin, &owned_end);
-        m->owned_offset[i] = m->num_owned;
+        m->owned_offset[i] = m->num_owned + m->num_owned_frozen;
         m->owned_stride[i] = owned_end - owned_begin;
-        m->num_owned += (owned_end - owned_begin) * (m->tensors[i].per_layer ? c->num_layers : 1);
+        *total += (owned_end - owned_begin) * (m->tensors[i].per_layer ? c->num_layers : 1);
     }
 }
 
-// Where tensor i of a layer lies in an arena. in_turns: all layers take turns in the place of the first (ZeRO-2's gradients, ZeRO-3's weights)
-static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool in_turns) {
-    const Tensor *t = &m->tensors[i];
-    if (!in_turns) return t->offset + layer * t->layer_stride;
-    if (t->per_layer) return t->offset;
-    return t->offset - (i > 0 ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0);   // tensor 1 is the first of a layer
-}
-static int64_t arena_numbers(const Model *m, bool in_turns) { return m->num_parameters - (in_turns ? (m->config.num_layers - 1) * m->tensors[1].layer_stride : 0); }
+// ZeRO-3 has one layer's weights at a time, ZeRO-2 one layer's gradients: all layers take turns in one place
 static bool weights_in_turns(const Model *m) { return m->zero >= 3; }
 static bool grads_in_turns(const Model *m) { return m->zero >= 2; }
-static int tensor_index(const Model *m, const char *name) {   // -1: the family has no such tensor
-    for (int i = 0; i < m->num_tensors; i++) if (strcmp(m->tensors[i].name, name) == 0) return i;
-    return -1;
+// where tensor i of a layer lies in params or grads, which begin with the first trained tensor
+static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool grads) {
+    const Tensor *t = &m->tensors[i], *first = &m->tensors[grads ? m->first_trained : 0];
+    return (grads ? grads_in_turns(m) : weights_in_turns(m)) ? m->in_turn_offset[i] - m->in_turn_offset[first - m->tensors] : t->offset - first->offset + layer * t->layer_stride;
 }
-static float *param(const Model *m, const char *name, int64_t layer) {
-    int i = tensor_index(m, name);
-    return i < 0 ? NULL : m->params + tensor_offset(m, i, layer, weights_in_turns(m));
+static int64_t arena_numbers(const Model *m, bool grads) {   // in params, in grads
+    int first = grads ? m->first_trained : 0;
+    return (grads ? grads_in_turns(m) : weights_in_turns(m)) ? m->num_in_turn - m->in_turn_offset[first] : m->num_parameters - m->tensors[first].offset;
 }
-static float *grad(const Model *m, const char *name, int64_t layer) {
-    int i = tensor_index(m, name);
-    return i < 0 ? NULL : m->grads + tensor_offset(m, i, layer, grads_in_turns(m));
-}
+// tensor `name` of a layer; NULL when the family has no such tensor, and the gradient of one that is frozen
+static float *param_at(const Model *m, int i, int64_t layer) { return i < 0 ? NULL : m->params + tensor_offset(m, i, layer, false); }
+static float *grad_at(const Model *m, int i, int64_t layer) { return i < 0 || m->tensors[i].frozen ? NULL : m->grads + tensor_offset(m, i, layer, true); }
+static float *param(const Model *m, const char *name, int64_t layer) { return param_at(m, model_find_tensor(m, name), layer); }
+static float *grad(const Model *m, const char *name, int64_t layer) { return grad_at(m, model_find_tensor(m, name), layer); }
 static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
+static int64_t site_rank(const Model *m, int s) {   // n*R of a site, 0: no target there
+    int64_t rank = 0;
+    for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) rank += m->lora.targets >> k & 1 ? m->lora.rank : 0;
+    return m->lora.rank ? rank : 0;
+}
 
 // Activations. Called twice: with arena NULL it only counts, then it hands out the pieces. Without training the layers
 // share one set of buffers, since nothing of them is needed later.
@@ -585,12 +661,14 @@ static int64_t place_activations(Model *m, float *arena) {
         }
         PLACE(y->x, N * C); PLACE(y->norm1, N * C); PLACE(y->rstd1, N); PLACE(y->qkv, N * W); PLACE(y->att, N * A); PLACE(y->lse, N * c->num_heads);
         PLACE(y->x2, N * C); PLACE(y->norm2, N * C); PLACE(y->rstd2, N); PLACE(y->gate_up, N * 2 * F); PLACE(y->act, N * F);
+        for (int s = 0; s < SITES; s++) PLACE(y->xa[s], N * site_rank(m, s));
     }
     PLACE(m->x, N * C); PLACE(m->hidden, N * C); PLACE(m->rstd, N); PLACE(m->branch, N * C); PLACE(m->scores, threads * m->T);
     PLACE(m->head_hidden, HEAD_ROWS * C); PLACE(m->logits, HEAD_ROWS * V);
     if (m->training) {
         PLACE(m->dhidden, N * C); PLACE(m->dx, N * C); PLACE(m->dnorm, N * C); PLACE(m->dqkv, N * W); PLACE(m->datt, N * A);
         PLACE(m->dgate_up, N * 2 * F); PLACE(m->dact, N * F); PLACE(m->dhead_hidden, HEAD_ROWS * C);
+        PLACE(m->dxa, N * 3 * m->lora.rank);
     }
     #undef PLACE
     return used;
@@ -606,6 +684,7 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     m->replicas = o && o->replicas ? o->replicas : &m->alone;
     m->zero = !training || m->comm->size == 1 ? 0 : o->zero && m->shard->size > 1 ? (int)o->zero : 1;
     m->place_layer = -1;
+    if (o) m->lora = o->lora;
     m->layers = (Layer *)xcalloc(config->num_layers, sizeof(Layer));
     define_tensors(m);
 }
@@ -615,17 +694,21 @@ bool model_check(const Config *config, const ModelOptions *o, Error *e) {
     if (o->moments && strcmp(o->moments, "fp32") != 0) return fail(e, "--moments is \"%s\", the CPU twin has fp32 only", o->moments);
     if (o->gradients && strcmp(o->gradients, "fp32") != 0) return fail(e, "--gradients is \"%s\", the CPU twin has fp32 only", o->gradients);
     if (o->recompute && strcmp(o->recompute, "none") != 0) return fail(e, "--recompute is \"%s\", the CPU twin keeps all activations: none", o->recompute);
+    if (o->lora.rank && (!o->lora.targets || o->lora.targets >> LORA_TARGETS || !(o->lora.alpha > 0))) return fail(e, "LoRA needs a target and an alpha above 0");
     return true;
 }
 
 int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan) {
     Model m;
     define_model(&m, config, B, T, training, options);
-    int64_t size = (int64_t)sizeof(float), activations = place_activations(&m, NULL) * size + B * T * (int64_t)sizeof(Span), parameters = arena_numbers(&m, weights_in_turns(&m)) * size;
-    int64_t gradients = training ? arena_numbers(&m, grads_in_turns(&m)) * size : 0, owned = training ? m.num_owned * (m.zero >= 3 ? 4 : m.zero == 2 ? 3 : 2) * size : 0;
+    int64_t size = (int64_t)sizeof(float), activations = place_activations(&m, NULL) * size + B * T * (int64_t)sizeof(Span), parameters = arena_numbers(&m, false) * size;
+    int64_t gradients = training ? arena_numbers(&m, true) * size : 0;
+    int64_t owned = training ? m.num_owned * (m.zero >= 2 ? 3 : 2) * size + (m.zero >= 3 ? (m.num_owned + m.num_owned_frozen) * size : 0) : 0;
     free(m.layers);
     double MiB = 1048576.0;
-    if (plan && training) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, gradients %.1f MiB, %s %.1f MiB, activations %.1f MiB", (double)parameters / MiB, (double)gradients / MiB,
+    char trained[64] = "";
+    if (m.lora.rank) snprintf(trained, sizeof trained, " (trained %.1f MiB)", (double)(m.num_trained * size) / MiB);
+    if (plan && training) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB%s, gradients %.1f MiB, %s %.1f MiB, activations %.1f MiB", (double)parameters / MiB, trained, (double)gradients / MiB,
                                    m.zero >= 3 ? "moments, sums and weights of this rank" : m.zero == 2 ? "moments and sums of this rank" : m.zero ? "moments of this rank" : "moments", (double)owned / MiB, (double)activations / MiB);
     else if (plan) snprintf(plan, MODEL_PLAN_SIZE, "fp32 parameters %.1f MiB, activations %.1f MiB", (double)parameters / MiB, (double)activations / MiB);
     return activations + parameters + gradients + owned;
@@ -634,13 +717,13 @@ int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool trai
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
     Model *m = (Model *)xmalloc(sizeof(Model));
     define_model(m, config, B, T, training, options);
-    m->params = (float *)xcalloc(arena_numbers(m, weights_in_turns(m)), sizeof(float));
+    m->params = (float *)xcalloc(arena_numbers(m, false), sizeof(float));
     if (training) {
-        m->grads = (float *)xcalloc(arena_numbers(m, grads_in_turns(m)), sizeof(float));
+        m->grads = (float *)xcalloc(arena_numbers(m, true), sizeof(float));
         m->moment1 = (float *)xcalloc(m->num_owned, sizeof(float));
         m->moment2 = (float *)xcalloc(m->num_owned, sizeof(float));
         if (m->zero >= 2) m->shard_sums = (float *)xcalloc(m->num_owned, sizeof(float));
-        if (m->zero >= 3) m->shard_params = (float *)xcalloc(m->num_owned, sizeof(float));
+        if (m->zero >= 3) m->shard_params = (float *)xcalloc(m->num_owned + m->num_owned_frozen, sizeof(float));
     }
     m->arena = (float *)xcalloc(place_activations(m, NULL), sizeof(float));
     place_activations(m, m->arena);
@@ -667,6 +750,8 @@ void model_free(Model *m) {
 }
 
 const Config *model_config(const Model *m) { return &m->config; }
+const Lora *model_lora(const Model *m) { return &m->lora; }
+void model_adapter(Model *m, bool on) { m->adapter_off = !on && m->lora.rank; }
 const char *model_notes(const Model *m) { (void)m; return ""; }
 int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
@@ -683,16 +768,16 @@ void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
 static int64_t owned_place(const Model *m, int i, int64_t layer) { return m->owned_offset[i] + layer * m->owned_stride[i]; }
 static float *owned_params(const Model *m, int i, int64_t layer) {
     if (m->zero >= 3 && m->tensors[i].per_layer) return m->shard_params + owned_place(m, i, layer);
-    return m->params + tensor_offset(m, i, layer, weights_in_turns(m)) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+    return param_at(m, i, layer) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
 }
 static float *owned_grads(const Model *m, int i, int64_t layer) {
     if (m->zero >= 2) return m->shard_sums + owned_place(m, i, layer);
-    return m->grads + tensor_offset(m, i, layer, false) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+    return grad_at(m, i, layer) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
 }
 
 // What this rank owns of one tensor, out of or into its arena
 static void owned_copy(Model *m, TensorKind kind, int i, int64_t layer, float *out, const float *in) {
-    CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
+    CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || (m->training && !m->tensors[i].frozen)));
     float *x = kind == KIND_PARAM ? owned_params(m, i, layer) : kind == KIND_GRAD ? owned_grads(m, i, layer) : (kind == KIND_MOMENT1 ? m->moment1 : m->moment2) + owned_place(m, i, layer);
     if (out) memcpy(out, x, (size_t)m->owned_stride[i] * sizeof(float));
     if (in) memcpy(x, in, (size_t)m->owned_stride[i] * sizeof(float));
@@ -710,7 +795,7 @@ void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {
 }
 void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {   // every rank is given all of it
     int64_t n = tensor_count(&m->tensors[i]);
-    if (kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer)) memcpy(m->params + tensor_offset(m, i, layer, weights_in_turns(m)), in, (size_t)n * sizeof(float));
+    if (kind == KIND_PARAM && !(m->zero >= 3 && m->tensors[i].per_layer)) memcpy(param_at(m, i, layer), in, (size_t)n * sizeof(float));
     model_put_owned(m, kind, i, layer, in + shard_begin(m->shard, n));
 }
 
@@ -726,10 +811,10 @@ static int64_t unit_of(const Model *m, int i, int64_t layer) { return m->tensors
 static void reduce_unit(Model *m, int64_t unit, bool last) {
     if (m->zero == 0 || (m->zero == 1 && !last)) return;
     const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
-    for (int i = 0; i < m->num_tensors; i++) {
+    for (int i = m->first_trained; i < m->num_tensors; i++) {
         if (unit_of(m, i, layer) != unit) continue;
         int64_t n = tensor_count(&m->tensors[i]), part = shard_part(m->shard, n), whole = part * m->shard->size;
-        float *g = m->grads + tensor_offset(m, i, layer, grads_in_turns(m));
+        float *g = grad_at(m, i, layer);
         comm_reduce_scatter_f32(m->shard, g, part, "gradients");
         comm_reduce_f32(m->shard, g + whole, n - whole, m->shard->size - 1, "gradients");
         if (m->zero >= 2) {
@@ -740,12 +825,12 @@ static void reduce_unit(Model *m, int64_t unit, bool last) {
     }
 }
 
-// Puts a unit's weights together on all ranks of the shard group
-static void gather_unit(Model *m, int64_t unit) {
+// Puts a unit's weights together on all ranks of the shard group: all of them, or those from tensor `first` on
+static void gather_unit(Model *m, int64_t unit, int first) {
     const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
-    for (int i = 0; i < m->num_tensors; i++) {
+    for (int i = first; i < m->num_tensors; i++) {
         if (unit_of(m, i, layer) != unit) continue;
-        float *x = m->params + tensor_offset(m, i, layer, weights_in_turns(m)), *mine = x + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+        float *x = param_at(m, i, layer), *mine = x + shard_begin(m->shard, tensor_count(&m->tensors[i]));
         if (owned_params(m, i, layer) != mine) memcpy(mine, owned_params(m, i, layer), (size_t)m->owned_stride[i] * sizeof(float));
         comm_gather_tensor_f32(m->shard, x, tensor_count(&m->tensors[i]));
     }
@@ -753,22 +838,23 @@ static void gather_unit(Model *m, int64_t unit) {
 // ZeRO-3: a layer's weights into the layers' place, when they are not there
 static void fetch_layer(Model *m, int64_t layer) {
     if (m->zero < 3 || m->place_layer == layer) return;
-    gather_unit(m, layer + 1);
+    gather_unit(m, layer + 1, 0);
     m->place_layer = layer;
 }
-// After an update every rank has new weights in what it owns: all get all of them. With ZeRO-3 those of layers only when their turn comes.
-void model_share(Model *m) {
+// Every rank has new weights in what it owns: all get all of them. With ZeRO-3 those of layers only when their turn comes.
+static void share_from(Model *m, int first) {
     m->place_layer = -1;
-    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit);
+    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit, first);
 }
+void model_share(Model *m) { share_from(m, 0); }
 
 void model_init_random(Model *m, uint64_t seed) {
-    for (int i = 0; i < m->num_tensors; i++) {
+    for (int i = 0; i < m->num_tensors && !m->tensors[i].adapter; i++) {
         const Tensor *t = &m->tensors[i];
         bool norm = strncmp(t->name, "norm", 4) == 0;
         for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
             float *p = (float *)xmalloc(tensor_count(t) * (int64_t)sizeof(float));
-            uint64_t stream = (uint64_t)(l * MAX_TENSORS + i);
+            uint64_t stream = (uint64_t)(l * 16 + i);   // the model's own tensors are fewer than 16
             #pragma omp parallel for
             for (int64_t j = 0; j < tensor_count(t); j++)
                 p[j] = norm ? 1.0f : t->rows == 0 ? 0.0f : (float)(m->config.initializer_range * random_normal(seed, stream, (uint64_t)j));
@@ -779,8 +865,8 @@ void model_init_random(Model *m, uint64_t seed) {
 }
 
 void model_zero_grad(Model *m) {
-    memset(m->grads, 0, (size_t)arena_numbers(m, grads_in_turns(m)) * sizeof(float));
-    if (m->zero >= 2) memset(m->shard_sums, 0, (size_t)m->num_owned * sizeof(float));
+    memset(m->grads, 0, (size_t)arena_numbers(m, true) * sizeof(float));
+    if (m->shard_sums) memset(m->shard_sums, 0, (size_t)m->num_owned * sizeof(float));
     m->loss = 0;
 }
 void model_zero_moments(Model *m) {
@@ -802,6 +888,40 @@ static void find_documents(Model *m, const Batch *b) {
     }
 }
 
+// The adapters of site s of a layer, where x (N, K) is read and y (N, ldy) made: y += s (x A^T) B^T in the columns of each target. The
+// first projection of a site begins at column 0 of y, the next behind it. Without targets there, nothing.
+static void adapters_forward(Model *m, int64_t l, int s, float *y, int64_t ldy, const float *x, int64_t N) {
+    int64_t R = m->lora.rank, nR = site_rank(m, s), done = 0, column = 0;
+    if (nR == 0 || m->adapter_off) return;
+    for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) {
+        const Tensor *w = &m->tensors[model_find_tensor(m, lora_targets[k])];
+        if (m->lora.targets >> k & 1) {
+            if (done == 0) lora_a_forward(m->layers[l].xa[s], x, param_at(m, m->adapters[k][0], l), (float)lora_scale(&m->lora), N, w->cols, nR);
+            lora_b_forward(y + column, ldy, m->layers[l].xa[s] + done, nR, param_at(m, m->adapters[k][1], l), N, R, w->rows);
+            done += R;
+        }
+        column += w->rows;
+    }
+}
+
+// the same backwards: dx (N, K) += their share, after the frozen weight's; their own gradients +=
+static void adapters_backward(Model *m, int64_t l, int s, float *dx, const float *dy, int64_t ldy, const float *x, int64_t N) {
+    int64_t R = m->lora.rank, nR = site_rank(m, s), done = 0, column = 0, K = 0;
+    int first = -1;
+    if (nR == 0) return;
+    for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) {
+        const Tensor *w = &m->tensors[model_find_tensor(m, lora_targets[k])];
+        if (m->lora.targets >> k & 1) {
+            lora_b_backward(m->dxa + done, grad_at(m, m->adapters[k][1], l), dy + column, ldy, m->layers[l].xa[s] + done, nR, param_at(m, m->adapters[k][1], l), N, R, w->rows);
+            done += R;
+            K = w->cols;
+            first = first < 0 ? k : first;
+        }
+        column += w->rows;
+    }
+    lora_a_backward(dx, grad_at(m, m->adapters[first][0], l), m->dxa, x, param_at(m, m->adapters[first][0], l), (float)lora_scale(&m->lora), N, K, nR);
+}
+
 // one layer: x (N, C) -> next (N, C)
 static void layer_forward(Model *m, int64_t l, float *next, const Batch *b) {
     const Config *c = &m->config;
@@ -811,14 +931,18 @@ static void layer_forward(Model *m, int64_t l, float *next, const Batch *b) {
     fetch_layer(m, l);
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps);
     matmul_forward(y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), N, C, W);   // q, k, v in one
+    adapters_forward(m, l, 0, y->qkv, W, y->norm1, N);
     rope_forward(y->qkv, m->rope_table, b->positions, N, NH, NKV, HD);
     attention_forward(y->att, y->lse, m->scores, y->qkv, m->documents, m->num_documents, m->T, NH, NKV, HD);
     matmul_forward(m->branch, y->att, param(m, "o", l), NULL, N, A, C);
+    adapters_forward(m, l, 1, m->branch, C, y->att, N);
     residual_forward(y->x2, y->x, m->branch, N * C);
     rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps);
     matmul_forward(y->gate_up, y->norm2, param(m, "gate", l), NULL, N, C, 2 * F);          // gate, up in one
+    adapters_forward(m, l, 2, y->gate_up, 2 * F, y->norm2, N);
     swiglu_forward(y->act, y->gate_up, N, F);
     matmul_forward(m->branch, y->act, param(m, "down", l), NULL, N, F, C);
+    adapters_forward(m, l, 3, m->branch, C, y->act, N);
     residual_forward(next, y->x2, m->branch, N * C);
 }
 
@@ -830,13 +954,17 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     Layer *y = &m->layers[l];
     fetch_layer(m, l);
     matmul_backward(m->dact, grad(m, "down", l), NULL, m->dx, y->act, param(m, "down", l), N, F, C);
+    adapters_backward(m, l, 3, m->dact, m->dx, C, y->act, N);
     swiglu_backward(m->dgate_up, m->dact, y->gate_up, N, F);
     matmul_backward(m->dnorm, grad(m, "gate", l), NULL, m->dgate_up, y->norm2, param(m, "gate", l), N, C, 2 * F);
+    adapters_backward(m, l, 2, m->dnorm, m->dgate_up, 2 * F, y->norm2, N);
     rmsnorm_backward(m->dx, grad(m, "norm2", l), m->dnorm, y->x2, y->rstd2, param(m, "norm2", l), N, C);
     matmul_backward(m->datt, grad(m, "o", l), NULL, m->dx, y->att, param(m, "o", l), N, A, C);
+    adapters_backward(m, l, 1, m->datt, m->dx, C, y->att, N);
     attention_backward(m->dqkv, m->scores, m->datt, y->att, y->lse, y->qkv, m->documents, m->num_documents, N, m->T, NH, NKV, HD);
     rope_backward(m->dqkv, m->rope_table, b->positions, N, NH, NKV, HD);
     matmul_backward(m->dnorm, grad(m, "q", l), grad(m, "q_bias", l), m->dqkv, y->norm1, param(m, "q", l), N, C, W);
+    adapters_backward(m, l, 0, m->dnorm, m->dqkv, W, y->norm1, N);
     rmsnorm_backward(m->dx, grad(m, "norm1", l), m->dnorm, y->x, y->rstd1, param(m, "norm1", l), N, C);
     reduce_unit(m, l + 1, b->last);
 }
@@ -846,6 +974,7 @@ void model_forward(Model *m, const Batch *b) {
     const Config *c = &m->config;
     int64_t N = b->B * b->T, C = c->hidden_size, L = c->num_layers;
     find_documents(m, b);
+    m->plain = m->adapter_off;
     embedding_forward(m->layers[0].x, param(m, "embed", 0), b->tokens, N, C);
     for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, b);
     rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps);
@@ -887,13 +1016,13 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
 }
 
 void model_backward(Model *m, const Batch *b) {
-    CHECK(m->training);
+    CHECK(m->training && !m->plain);
     int64_t N = b->B * b->T, C = m->config.hidden_size;
     memset(m->dx, 0, (size_t)(N * C) * sizeof(float));
     rmsnorm_backward(m->dx, grad(m, "norm", 0), m->dhidden, m->x, m->rstd, param(m, "norm", 0), N, C);
     reduce_unit(m, m->config.num_layers + 1, b->last);
     for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
-    embedding_backward(grad(m, "embed", 0), m->dx, b->tokens, N, C);
+    if (grad(m, "embed", 0)) embedding_backward(grad(m, "embed", 0), m->dx, b->tokens, N, C);
     reduce_unit(m, 0, b->last);
 }
 
@@ -906,13 +1035,13 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
     }
 }
 
-// One optimizer step over everything. The norm is that of the whole gradient; clipping is torch.nn.utils.clip_grad_norm_'s.
+// One optimizer step over everything that is trained. The norm is that of the whole gradient; clipping is torch.nn.utils.clip_grad_norm_'s.
 // When the loss or the norm is not finite nothing is changed: one bad batch must not poison the moments for good. Of several shard groups
 // the first one's squares are taken: all ranks then scale and skip by the same bits, and a number is not counted once a replica.
 void model_update(Model *m, const AdamW *opt) {
     double totals[2] = {m->loss, 0};
-    if (m->zero == 0) totals[1] = sum_of_squares(m->grads, m->num_parameters);
-    for (int i = 0; i < m->num_tensors && m->zero && m->replicas->rank == 0; i++)
+    if (m->zero == 0) totals[1] = sum_of_squares(m->grads, m->num_trained);
+    for (int i = m->first_trained; i < m->num_tensors && m->zero && m->replicas->rank == 0; i++)
         for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++) totals[1] += sum_of_squares(owned_grads(m, i, l), m->owned_stride[i]);
     comm_sum_f64(m->comm, totals, 2, "gradient norm");
     double norm = sqrt(totals[1]);
@@ -925,10 +1054,10 @@ void model_update(Model *m, const AdamW *opt) {
     m->updates++;
     float scale = 1.0f;
     if (opt->grad_clip > 0 && norm + 1e-6 > opt->grad_clip) scale = (float)(opt->grad_clip / (norm + 1e-6));
-    for (int i = 0; i < m->num_tensors; i++)
+    for (int i = m->first_trained; i < m->num_tensors; i++)
         for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1); l++)
             adamw(owned_params(m, i, l), m->moment1 + owned_place(m, i, l), m->moment2 + owned_place(m, i, l), owned_grads(m, i, l), m->owned_stride[i], opt, m->updates, m->tensors[i].decayed, scale);
-    model_share(m);
+    share_from(m, m->first_trained);
 }
 
 StepResult model_result(Model *m) {

@@ -294,6 +294,7 @@ static const char *recompute_text(int bits, char *text) {   // text: 32 characte
 bool model_check(const Config *c, const ModelOptions *o, Error *e) {
     MomentType moments;
     int bits;
+    if (o->lora.rank) return fail(e, "LoRA is not in the GPU twin yet ---> use train_findap_cpu");
     if (!parse_moments(o->moments, &moments)) return fail(e, "--moments is \"%s\", expected fp32, bf16 or 8bit", o->moments);
     if (o->gradients && strcmp(o->gradients, "fp32") != 0 && strcmp(o->gradients, "bf16") != 0) return fail(e, "--gradients is \"%s\", expected fp32 or bf16", o->gradients);
     if (!parse_recompute(o->recompute, &bits)) return fail(e, "--recompute is \"%s\", expected none, auto, block, or some of swiglu,norm,ffn,qkv", o->recompute);
@@ -535,6 +536,8 @@ void model_free(Model *m) {
 }
 
 const Config *model_config(const Model *m) { return &m->config; }
+const Lora *model_lora(const Model *m) { (void)m; static const Lora none = {0, 0, false, 0}; return &none; }
+void model_adapter(Model *m, bool on) { (void)m; (void)on; }
 const char *model_notes(const Model *m) { return m->notes; }
 int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }

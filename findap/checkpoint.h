@@ -163,7 +163,8 @@ FN int64_t *checkpoint_list(const char *out, bool remove_unfinished, int64_t *n)
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// the state: every tensor of the model's table, three times, in slices
+// the state: every tensor of the model's table that is trained, three times, in slices. What is frozen (LoRA's base) comes from --model, and the
+// run's identity says that it is the same.
 
 FN const TensorKind state_kinds[3] = {KIND_PARAM, KIND_MOMENT1, KIND_MOMENT2};
 FN const char *const state_prefixes[3] = {"param.", "m.", "v."};
@@ -182,11 +183,6 @@ FN char *tensor_state_name(const Tensor *t, int64_t layer, const char *prefix) {
     char name[128];
     tensor_hf_name(t, layer, name, sizeof name);
     return xprintf("%s%s", prefix, name);
-}
-FN int64_t model_largest_tensor(const Model *m) {
-    int64_t largest = 0;
-    for (int i = 0; i < model_num_tensors(m); i++) if (tensor_numbers(model_tensor(m, i)) > largest) largest = tensor_numbers(model_tensor(m, i));
-    return largest;
 }
 FN void tensor_declare(SafetensorsWriter *w, const Tensor *t, int64_t layer, const char *prefix, Dtype dtype) {
     int64_t shape[2] = {t->rows, t->cols};
@@ -215,6 +211,7 @@ FN StateSlice *state_slices(const Model *m, bool owned, int64_t *n) {
     *n = 0;
     for (int k = 0; k < 3; k++)
         for (int i = 0; i < model_num_tensors(m); i++) {
+            if (model_tensor(m, i)->frozen) continue;
             int64_t begin = 0, end = tensor_numbers(model_tensor(m, i));
             if (owned) model_owned(m, i, &begin, &end);
             CHECK(0 <= begin && begin <= end && end <= tensor_numbers(model_tensor(m, i)));

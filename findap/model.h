@@ -43,6 +43,8 @@ typedef struct {
     bool decayed;        // AdamW's weight decay applies (matrices yes, norms and biases no)
     int64_t offset;      // in numbers, of layer 0 in the arena; layer l lies l * layer_stride further
     int64_t layer_stride;
+    bool frozen;         // not trained: no gradient, no moments, not in checkpoints. With LoRA, all that comes from --model
+    bool adapter;        // LoRA's own: "q_A" (rank, in) and "q_B" (out, rank) of "q"; not in a model directory but in PEFT's (lora.h)
 } Tensor;
 
 typedef enum { KIND_PARAM, KIND_GRAD, KIND_MOMENT1, KIND_MOMENT2 } TensorKind;
@@ -54,7 +56,19 @@ typedef struct {
                          // update that was not skipped, which the model counts itself (the host need not know yet)
 } AdamW;
 
-// Ways to save memory, for twins that have them; NULL: the twin's default. The CPU twin has none.
+// LoRA (Hu et al. 2021): the model is frozen, and of each target only a product of two thin matrices is learned, B A of rank `rank`:
+// y = x W^T + s (x A^T) B^T
+typedef struct {
+    int64_t rank;        // 0: no LoRA
+    double alpha;
+    bool rslora;         // s = alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank
+    uint32_t targets;    // bit i: lora_targets[i] has an adapter
+} Lora;
+enum { LORA_TARGETS = 7 };
+FN const char *const lora_targets[LORA_TARGETS] = {"q", "k", "v", "o", "gate", "up", "down"};   // names in the table of tensors
+FN double lora_scale(const Lora *l) { return l->alpha / (l->rslora ? sqrt((double)l->rank) : (double)l->rank); }
+
+// Ways to save memory, for twins that have them; NULL: the twin's default. The CPU twin has none but LoRA.
 typedef struct {
     const char *moments;     // of AdamW: "fp32", "bf16" (rounded stochastically) or "8bit" (blockwise)
     const char *gradients;   // what micro-batches are summed in: "fp32", or "bf16" (rounded stochastically)
@@ -63,6 +77,7 @@ typedef struct {
     Comm *comm;              // the ranks among which a step's rows are spread; NULL: one
     Comm *shard, *replicas;  // hybrid sharding: the group of them that shares one copy of the state; those that own what this one owns. NULL: all; none
     int64_t zero;            // ZeRO stage, with several ranks: 1 shards the optimizer's state, 2 the sums of gradients too, 3 the weights too
+    Lora lora;
 } ModelOptions;
 
 typedef struct {
@@ -78,6 +93,8 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
 void model_free(Model *m);
 bool model_check(const Config *config, const ModelOptions *options, Error *e);   // can this twin do that?
 const Config *model_config(const Model *m);
+const Lora *model_lora(const Model *m);   // rank 0: none
+void model_adapter(Model *m, bool on);    // off: forward passes are those of the frozen model, DPO's reference; there is no backward pass then
 // bytes that model_create would take; plan: NULL, or MODEL_PLAN_SIZE characters for what they are for, on one line
 enum { MODEL_PLAN_SIZE = 1024 };
 int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options, char *plan);
@@ -85,7 +102,11 @@ int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool trai
 const char *model_notes(const Model *m);   // what the twin chose when it was made, for the log; lines, or ""
 int model_num_tensors(const Model *m);
 const Tensor *model_tensor(const Model *m, int i);
-// copies one tensor (of layer `layer` when per-layer, else 0) from or to the model as fp32, row-major, all of it
+FN int model_find_tensor(const Model *m, const char *name) {   // index in the table, -1: no such tensor
+    for (int i = 0; i < model_num_tensors(m); i++) if (strcmp(model_tensor(m, i)->name, name) == 0) return i;
+    return -1;
+}
+// copies one tensor (of layer `layer` when per-layer, else 0) from or to the model as fp32, row-major, all of it; a frozen one has KIND_PARAM only
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out);
 void model_put(Model *m, TensorKind kind, int i, int layer, const float *in);
 
@@ -104,7 +125,7 @@ void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out);
 Comm *model_comm(const Model *m);       // never NULL
 Comm *model_replicas(const Model *m);   // the ranks that own the same numbers as this one, itself among them; never NULL
 
-void model_init_random(Model *m, uint64_t seed);   // Hugging Face's initialisation: N(0, initializer_range), norms 1, biases 0
+void model_init_random(Model *m, uint64_t seed);   // Hugging Face's initialisation: N(0, initializer_range), norms 1, biases 0; leaves adapters alone
 void model_zero_grad(Model *m);
 void model_zero_moments(Model *m);
 

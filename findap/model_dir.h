@@ -1,5 +1,6 @@
 // model_dir.h: a Hugging Face model directory to a model and back, over the table of tensors and model_get / model_put, so
-// that it is the same for the CPU and the GPU. One tensor is in flight at a time; there is never a second copy of the model.
+// that it is the same for the CPU and the GPU. One tensor is in flight at a time; there is never a second copy of the model. With LoRA what is
+// read is the base model, and what is written is the base with its adapter merged in; the adapter alone is lora.h's affair.
 #ifndef FINDAP_MODEL_DIR_H
 #define FINDAP_MODEL_DIR_H
 #include "model.h"         // defines: Model, Tensor, model_get, model_put, model_config
@@ -16,26 +17,31 @@ FN void tensor_hf_name(const Tensor *t, int64_t layer, char *out, size_t size) {
 FN int64_t tensor_numbers(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
 FN int64_t tensor_layers(const Model *m, const Tensor *t) { return t->per_layer ? model_config(m)->num_layers : 1; }
 
+FN int64_t model_largest_tensor(const Model *m) {
+    int64_t largest = 1;
+    for (int i = 0; i < model_num_tensors(m); i++) if (tensor_numbers(model_tensor(m, i)) > largest) largest = tensor_numbers(model_tensor(m, i));
+    return largest;
+}
+
 enum { LOAD_PIECE = 1 << 20 };
-// what this rank owns of a tensor; nothing else of it is read
-FN bool model_load_tensor(Model *m, int i, int64_t layer, const Weights *w, const char *dir, float *buffer, int64_t *not_finite, Error *e) {
+// Of s what this rank owns into tensor i of a layer, nothing else of it is read; s NULL: the file has no such tensor. `where`: what the file is called; `config`: the file that says what shape it should have
+FN bool model_load_tensor(Model *m, int i, int64_t layer, const SafeTensor *s, const char *where, const char *config, float *buffer, int64_t *not_finite, Error *e) {
     const Tensor *t = model_tensor(m, i);
     char name[128];
     tensor_hf_name(t, layer, name, sizeof name);
-    const SafeTensor *s = weights_find(w, name);
-    if (!s) return fail(e, "%s: the tensor \"%s\" is missing ---> do config.json and the weights belong together?", dir, name);
+    if (!s) return fail(e, "%s: the tensor \"%s\" is missing ---> do %s and the weights belong together?", where, name, config);
     bool fits = t->rows ? s->rank == 2 && s->shape[0] == t->rows && s->shape[1] == t->cols : s->rank == 1 && s->shape[0] == t->cols;
     if (!fits) {
         char got[256] = "", want[64];
         for (int k = 0, at = 0; k < s->rank && at < 230; k++) at += snprintf(got + at, sizeof got - (size_t)at, "%s%" PRId64, k ? " x " : "", s->shape[k]);
         if (t->rows) snprintf(want, sizeof want, "%" PRId64 " x %" PRId64, t->rows, t->cols);
         else snprintf(want, sizeof want, "%" PRId64, t->cols);
-        return fail(e, "%s: \"%s\" has shape %s, config.json says %s", dir, name, got, want);
+        return fail(e, "%s: \"%s\" has shape %s, %s says %s", where, name, got, config, want);
     }
     int64_t begin, end, bad = 0;
     model_owned(m, i, &begin, &end);
     bool known = s->dtype == DTYPE_BF16 || s->dtype == DTYPE_F16 || s->dtype == DTYPE_F32 || s->dtype == DTYPE_F64;
-    if (!known) return fail(e, "%s: \"%s\" is of type %s, expected BF16, F16, F32 or F64 ---> quantized weights cannot be trained", dir, name, dtype_name(s->dtype));
+    if (!known) return fail(e, "%s: \"%s\" is of type %s, expected BF16, F16, F32 or F64 ---> quantized weights cannot be trained", where, name, dtype_name(s->dtype));
     #pragma omp parallel for schedule(dynamic, 1) reduction(+ : bad)   // the file is mapped: many threads keep a disk busier than one
     for (int64_t at = begin; at < end; at += LOAD_PIECE) {
         int64_t n = end - at < LOAD_PIECE ? end - at : LOAD_PIECE;
@@ -47,17 +53,23 @@ FN bool model_load_tensor(Model *m, int i, int64_t layer, const Weights *w, cons
     return true;
 }
 
-// every tensor of the files must be one of ours: an unknown one means another architecture than config.json claims
-FN bool model_check_tensor(const Model *m, const SafeTensor *s, const Weights *w, const char *dir, Error *e) {
+// is `hf_name` that of a tensor of the model itself, or (adapter) of its adapter?
+FN bool model_tensor_named(const Model *m, const char *hf_name, bool adapter) {
     char name[128];
     for (int i = 0; i < model_num_tensors(m); i++) {
         const Tensor *t = model_tensor(m, i);
         const char *d = strstr(t->hf_name, "%d");
-        int64_t layer = d && strlen(s->name) > (size_t)(d - t->hf_name) ? strtoll(s->name + (d - t->hf_name), NULL, 10) : 0;
-        if (layer < 0 || layer >= tensor_layers(m, t)) continue;
+        int64_t layer = d && strlen(hf_name) > (size_t)(d - t->hf_name) ? strtoll(hf_name + (d - t->hf_name), NULL, 10) : 0;
+        if (t->adapter != adapter || layer < 0 || layer >= tensor_layers(m, t)) continue;
         tensor_hf_name(t, layer, name, sizeof name);
-        if (strcmp(name, s->name) == 0) return true;
+        if (strcmp(name, hf_name) == 0) return true;
     }
+    return false;
+}
+
+// every tensor of the files must be one of ours: an unknown one means another architecture than config.json claims
+FN bool model_check_tensor(const Model *m, const SafeTensor *s, const Weights *w, const char *dir, Error *e) {
+    if (model_tensor_named(m, s->name, false)) return true;
     size_t n = strlen(s->name);
     if (n > 20 && strcmp(s->name + n - 20, ".rotary_emb.inv_freq") == 0) return true;   // a buffer that old transformers stored
     if (strcmp(s->name, "lm_head.weight") == 0) {   // tied: a copy is harmless when it is one
@@ -81,8 +93,14 @@ FN bool model_load_dir(Model *m, const char *dir, Error *e) {
         largest = end - begin > largest ? end - begin : largest;
     }
     float *buffer = ok ? (float *)model_host_alloc(largest * (int64_t)sizeof(float)) : NULL;
-    for (int i = 0; ok && i < model_num_tensors(m); i++)
-        for (int64_t l = 0; ok && l < tensor_layers(m, model_tensor(m, i)); l++) ok = model_load_tensor(m, i, l, w, dir, buffer, &not_finite, e);
+    for (int i = 0; ok && i < model_num_tensors(m); i++) {
+        const Tensor *t = model_tensor(m, i);
+        for (int64_t l = 0; ok && !t->adapter && l < tensor_layers(m, t); l++) {
+            char name[128];
+            tensor_hf_name(t, l, name, sizeof name);
+            ok = model_load_tensor(m, i, l, weights_find(w, name), dir, "config.json", buffer, &not_finite, e);
+        }
+    }
     model_host_free(buffer);
     if (w) weights_close(w);
     if (!comm_agree(model_comm(m), ok, e, "reading the weights")) return false;
@@ -145,16 +163,49 @@ FN void save_get(const Model *m, TensorKind kind, int i, int layer, float *out) 
     comm_request(model_comm(m), request);
     model_get(m, kind, i, layer, out);
 }
+FN void save_no_more(const Model *m) {
+    int64_t request[2] = {-1, 0};
+    comm_request(model_comm(m), request);
+}
 FN void save_serve(const Model *m) {
-    int64_t largest = 1, request[2] = {-1, 0};
-    for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
-    float *buffer = (float *)xmalloc(largest * (int64_t)sizeof(float));
+    int64_t request[2] = {-1, 0};
+    float *buffer = (float *)xmalloc(model_largest_tensor(m) * (int64_t)sizeof(float));
     for (;;) {
         comm_request(model_comm(m), request);
         if (request[0] < 0) break;
         model_get(m, KIND_PARAM, (int)request[0], (int)request[1], buffer);
     }
     free(buffer);
+}
+
+// LoRA: w (O, K), which is tensor i of a layer, += s B (O, R) A (R, K) where it has an adapter. All in fp32; the caller rounds once.
+FN void save_merge(const Model *m, int i, int layer, float *w) {
+    enum { BLOCK = 256 };
+    char name[2][32];
+    float *x[2];
+    int at[2];
+    for (int side = 0; side < 2; side++) {
+        snprintf(name[side], sizeof name[side], "%s_%c", model_tensor(m, i)->name, "AB"[side]);
+        at[side] = model_find_tensor(m, name[side]);
+        if (at[side] < 0) return;
+    }
+    for (int side = 0; side < 2; side++) {
+        x[side] = (float *)xmalloc(tensor_numbers(model_tensor(m, at[side])) * (int64_t)sizeof(float));
+        save_get(m, KIND_PARAM, at[side], layer, x[side]);
+    }
+    int64_t O = model_tensor(m, i)->rows, K = model_tensor(m, i)->cols, R = model_tensor(m, at[0])->rows;
+    float scale = (float)lora_scale(model_lora(m));
+    #pragma omp parallel for
+    for (int64_t o = 0; o < O; o++) {
+        for (int64_t k0 = 0; k0 < K; k0 += BLOCK) {
+            float sum[BLOCK] = {0};
+            int64_t n = K - k0 < BLOCK ? K - k0 : BLOCK;
+            for (int64_t r = 0; r < R; r++)
+                for (int64_t k = 0; k < n; k++) sum[k] += x[1][o * R + r] * x[0][r * K + k0 + k];
+            for (int64_t k = 0; k < n; k++) w[o * K + k0 + k] += scale * sum[k];
+        }
+    }
+    free(x[0]); free(x[1]);
 }
 
 FN bool save_shard(const Model *m, const SavePiece *pieces, int64_t n, int shard, Dtype dtype, const char *path, float *buffer, void *converted, Error *e) {
@@ -172,6 +223,7 @@ FN bool save_shard(const Model *m, const SavePiece *pieces, int64_t n, int shard
     for (int64_t i = 0; ok && i < n; i++) {
         if (pieces[i].shard != shard) continue;
         save_get(m, KIND_PARAM, pieces[i].tensor, (int)pieces[i].layer, buffer);
+        save_merge(m, pieces[i].tensor, (int)pieces[i].layer, buffer);
         safetensor_from_f32(dtype, buffer, tensor_numbers(model_tensor(m, pieces[i].tensor)), converted);
         int64_t numbers = tensor_numbers(model_tensor(m, pieces[i].tensor)), lost = 0;
         if (dtype == DTYPE_F16) for (int64_t k = 0; k < numbers; k++) lost += fabsf(buffer[k]) >= 65520.0f;   // where rounding to half gives infinity
@@ -239,8 +291,7 @@ FN void remove_directory_of_files(const char *path) {   // what a killed save le
 // decides, is replaced in one; shards of the same number take the old names one by one, and there the old index goes first, so
 // that a kill in between leaves a directory which does not load instead of a mixture which does.
 FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int shards, Dtype dtype, const char *out_dir, Error *e) {
-    int64_t largest = 1;
-    for (int i = 0; i < model_num_tensors(m); i++) largest = tensor_numbers(model_tensor(m, i)) > largest ? tensor_numbers(model_tensor(m, i)) : largest;
+    int64_t largest = model_largest_tensor(m);
     float *buffer = (float *)xmalloc(largest * (int64_t)sizeof(float));
     void *converted = xmalloc(largest * (int64_t)sizeof(float));
     char *temporary = path_join(out_dir, ".saving"), name[64];
@@ -282,7 +333,7 @@ FN bool save_weights(const Model *m, const SavePiece *pieces, int64_t n, int sha
 
 // Writes m to out_dir so that transformers, vLLM and PEFT load it: weights of type `dtype` ("bfloat16", "float16", "float32") in
 // one file or in shards of at most max_shard_bytes (0: 5e9), config.json of source_dir with that dtype, and the tokenizer's files.
-// What was in out_dir stays usable until the new weights are complete. False with one line in e. Collective: rank 0 writes.
+// LoRA: the adapter is merged in. What was in out_dir stays usable until the new weights are complete. False with one line in e. Collective: rank 0 writes.
 FN bool save_dir_alone(const Model *m, const char *source_dir, const char *out_dir, const char *dtype, int64_t max_shard_bytes, Error *e) {
     static const char *const side_files[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
         "tokenizer.model", "chat_template.jinja", "vocab.json", "merges.txt", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", NULL};
@@ -297,7 +348,7 @@ FN bool save_dir_alone(const Model *m, const char *source_dir, const char *out_d
     if (same) return fail(e, "%s: is the directory the model was read from ---> choose another output directory", out_dir);
 
     int64_t n = 0, total = 0, used = 0;
-    for (int i = 0; i < model_num_tensors(m); i++) n += tensor_layers(m, model_tensor(m, i));
+    for (int i = 0; i < model_num_tensors(m); i++) n += model_tensor(m, i)->adapter ? 0 : tensor_layers(m, model_tensor(m, i));
     SavePiece *pieces = (SavePiece *)xcalloc(n, sizeof(SavePiece));
     int64_t k = 0;
     int shards = 1;
@@ -306,6 +357,7 @@ FN bool save_dir_alone(const Model *m, const char *source_dir, const char *out_d
         for (int64_t l = 0; l < (pass == 1 ? model_config(m)->num_layers : 1); l++)
             for (int i = 0, seen = 0; i < model_num_tensors(m); i++) {
                 const Tensor *t = model_tensor(m, i);
+                if (t->adapter) continue;
                 seen = seen || t->per_layer;
                 if ((pass == 1) != t->per_layer || (pass == 2) != (!t->per_layer && seen)) continue;
                 SavePiece *p = &pieces[k++];
@@ -331,9 +383,8 @@ FN bool model_save_dir(const Model *m, const char *source_dir, const char *out_d
     Comm *c = model_comm(m);
     bool ok = true;
     if (c->rank == 0) {
-        int64_t no_more[2] = {-1, 0};
         ok = save_dir_alone(m, source_dir, out_dir, dtype, max_shard_bytes, e);
-        comm_request(c, no_more);
+        save_no_more(m);
     } else save_serve(m);
     return comm_agree(c, ok, e, "saving the model");
 }

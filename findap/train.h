@@ -12,6 +12,7 @@
 #include "config.h"        // defines: Config, config_load
 #include "flags.h"         // defines: Flag, flags_parse
 #include "log.h"           // defines: Log, log_step
+#include "lora.h"          // defines: lora_read_config, lora_load_dir, lora_save_dir, lora_init
 #include "model.h"         // defines: Model
 #include "model_dir.h"     // defines: model_load_dir, model_save_dir
 #include "stream.h"        // defines: Data, Step
@@ -37,19 +38,19 @@ static void train_on_signal(int number) {
 }
 
 typedef struct {
-    const char *model, *recipe, *out, *init, *save_dtype, *dump, *schedule, *packing;
+    const char *model, *recipe, *out, *init, *save_dtype, *dump, *schedule, *packing, *adapter, *lora_targets;
     StringList data, dev_data;
-    int64_t init_seed, seq_len, step_tokens, micro_rows, steps, epochs, tokens, seed, dev_every, patience, checkpoint_every, keep, log_every, stop_after_steps;
+    int64_t init_seed, seq_len, step_tokens, micro_rows, steps, epochs, tokens, seed, dev_every, patience, checkpoint_every, keep, log_every, stop_after_steps, lora_rank, lora_seed;
     double stage_values[STAGE_NUMBERS], dev_rows;
-    bool resume, overwrite, dry_run, quiet, dev_every_given;
+    bool resume, overwrite, dry_run, quiet, dev_every_given, lora_rslora, merge;
     ModelOptions memory;
-    double watchdog;
+    double watchdog, lora_alpha;
     int64_t shard_ranks;
     Comm comm, shard, replicas;   // all ranks; with --shard-ranks this one's two groups, see comm.h
 } TrainOptions;
 
 FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
-#define TRAIN_FLAGS 45
+#define TRAIN_FLAGS 52
 
 // fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
 FN int train_flags(TrainOptions *o, Flag *flags) {
@@ -57,6 +58,7 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         "gradient norm limit, 0: none", "peak learning rate", "warmup as a share of the schedule", "end of the decay as a share of --lr", "wsd: the final decay as a share of the schedule"};
     memset(o, 0, sizeof *o);
     o->memory.zero = 1; o->watchdog = FINDAP_RESULTS_LATE ? 60 : 600;   // a CPU's steps take minutes, and are not all of the same length
+    o->lora_targets = "q,k,v,o,gate,up,down"; o->lora_seed = 1;
     o->init = "model"; o->init_seed = 1; o->keep = 2; o->checkpoint_every = 500; o->log_every = 1;
     Recipe r;
     recipe_defaults(&r);
@@ -80,6 +82,13 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         {"--moments", FLAG_STRING, &o->memory.moments, "TYPE", "AdamW's moments: fp32, bf16 or 8bit (GPU)", 0, 0, false},
         {"--gradients", FLAG_STRING, &o->memory.gradients, "TYPE", "what micro-batches are summed in: fp32 or bf16 (GPU)", 0, 0, false},
         {"--recompute", FLAG_STRING, &o->memory.recompute, "WHAT", "instead of kept: none, some of swiglu,norm,ffn,qkv, block, or auto (GPU)", 0, 0, false},
+        {"--lora-rank", FLAG_INT, &o->lora_rank, "N", "freeze the model and train an adapter of this rank (LoRA), 0: train all", 0, LORA_MAX_RANK, false},
+        {"--lora-alpha", FLAG_DOUBLE, &o->lora_alpha, "X", "the adapter is scaled by alpha / rank, 0: alpha is twice the rank", 0, 1e9, false},
+        {"--lora-rslora", FLAG_BOOL, &o->lora_rslora, NULL, "... by alpha / sqrt(rank)", 0, 0, false},
+        {"--lora-targets", FLAG_STRING, &o->lora_targets, "LIST", "projections with an adapter", 0, 0, false},
+        {"--lora-seed", FLAG_INT, &o->lora_seed, "N", "seed of a fresh adapter", 0, big, false},
+        {"--adapter", FLAG_STRING, &o->adapter, "DIR", "PEFT's adapter directory to start from, with its settings", 0, 0, false},
+        {"--merge", FLAG_BOOL, &o->merge, NULL, "write the model with the adapter merged in too, to OUT/merged", 0, 0, false},
         {"--zero", FLAG_INT, &o->memory.zero, "N", "ZeRO stage with several ranks: 1 shards moments, 2 gradients too, 3 weights too", 1, 3, false},
         {"--shard-ranks", FLAG_INT, &o->shard_ranks, "N", "share one copy of the state among N neighbouring ranks, as a host's; 0: all", 0, 1 << 20, false},
         {"--watchdog", FLAG_DOUBLE, &o->watchdog, "SECONDS", "end the job when a rank lets the others wait so long, 0: never", 0, 1e9, false},
@@ -120,6 +129,12 @@ FN bool train_check_flags(TrainOptions *o, Flag *flags, int n, Error *e) {
     if (!o->out && !o->dump && !o->dry_run) return fail(e, "--out is missing ---> name the directory for the adapted model");
     if (strcmp(o->init, "model") != 0 && strcmp(o->init, "random") != 0) return fail(e, "--init is \"%s\", expected model or random", o->init);
     if (strcmp(o->init, "random") != 0 && !flag_unused(flags, n, "--init-seed", "only --init random draws weights", e)) return false;
+    static const char *const lora_flags[] = {"--lora-alpha", "--lora-rslora", "--lora-targets", "--lora-seed", "--merge"};
+    for (int i = 0; i < (int)(sizeof lora_flags / sizeof *lora_flags) && !o->lora_rank && !o->adapter; i++)
+        if (!flag_unused(flags, n, lora_flags[i], "without --lora-rank or --adapter there is no adapter", e)) return false;
+    if ((o->lora_rank || o->adapter) && strcmp(o->init, "random") == 0) return fail(e, "--init random and LoRA do not go together: an adapter for weights that are not kept is of no use ---> train a model first");
+    if (o->adapter && !flag_unused(flags, n, "--lora-seed", "--adapter is where the run starts", e)) return false;
+    if ((o->lora_rank || o->adapter) && !o->merge && !flag_unused(flags, n, "--save-dtype", "an adapter is saved in float32, and without --merge there is no model", e)) return false;
     if (strcmp(o->packing, "best-fit") != 0 && strcmp(o->packing, "next-fit") != 0) return fail(e, "--packing is \"%s\", expected best-fit or next-fit", o->packing);
     if (o->save_dtype && strcmp(o->save_dtype, "bfloat16") != 0 && strcmp(o->save_dtype, "float32") != 0 && strcmp(o->save_dtype, "float16") != 0)
         return fail(e, "--save-dtype is \"%s\", expected bfloat16, float32 or float16", o->save_dtype);
@@ -130,9 +145,28 @@ FN bool train_check_flags(TrainOptions *o, Flag *flags, int n, Error *e) {
     if (o->recipe && !flag_unused(flags, n, "--dev-data", "a recipe names its \"dev_shards\" itself", e)) return false;
     if (o->dev_data.n && !flag_unused(flags, n, "--dev-rows", "--dev-data is what is evaluated on", e)) return false;
     if (o->quiet && !flag_unused(flags, n, "--log-every", "--quiet prints no line", e)) return false;
-    static const char *const running[] = {"--resume", "--overwrite", "--save-dtype", "--checkpoint-every", "--keep", "--stop-after-steps", "--log-every", "--quiet"};
+    static const char *const running[] = {"--resume", "--overwrite", "--save-dtype", "--checkpoint-every", "--keep", "--stop-after-steps", "--log-every", "--quiet", "--merge"};
     for (int i = 0; i < (int)(sizeof running / sizeof *running) && (o->dump || o->dry_run); i++)
         if (!flag_unused(flags, n, running[i], o->dump ? "--dump does not train" : "--dry-run does not train", e)) return false;
+    return true;
+}
+
+// LoRA's settings: the flags', or those of --adapter, with which the flags that were given must agree
+FN bool train_lora(TrainOptions *o, Flag *flags, int n, Error *e) {
+    Lora *l = &o->memory.lora, file;
+    if (!o->lora_rank && !o->adapter) return true;
+    l->rank = o->lora_rank; l->alpha = o->lora_alpha > 0 ? o->lora_alpha : 2.0 * (double)o->lora_rank; l->rslora = o->lora_rslora;
+    if (!lora_parse_targets(o->lora_targets, &l->targets, e)) return false;
+    if (!o->adapter) return true;
+    if (!lora_read_config(o->adapter, &file, e)) return false;
+    char have[LORA_TEXT_SIZE], want[LORA_TEXT_SIZE];
+    const char *where = o->adapter, *hint = "leave the flag out, or start a fresh adapter";
+    if (flag_given(flags, n, "--lora-rank") && l->rank != file.rank) return fail(e, "--lora-rank is %" PRId64 ", %s/adapter_config.json says %" PRId64 " ---> %s", l->rank, where, file.rank, hint);
+    if (o->lora_alpha > 0 && l->alpha != file.alpha) return fail(e, "--lora-alpha is %g, %s/adapter_config.json says %g ---> %s", l->alpha, where, file.alpha, hint);
+    if (l->rslora && !file.rslora) return fail(e, "--lora-rslora is given, %s/adapter_config.json is without ---> %s", where, hint);
+    if (flag_given(flags, n, "--lora-targets") && l->targets != file.targets)
+        return fail(e, "--lora-targets is %s, %s/adapter_config.json has %s ---> %s", lora_targets_text(l->targets, want), where, lora_targets_text(file.targets, have), hint);
+    *l = file;
     return true;
 }
 
@@ -171,14 +205,15 @@ FN bool train_override(const TrainOptions *o, Flag *flags, int n, Recipe *r, Err
     return recipe_check(r, o->recipe ? o->recipe : "the flags", e);
 }
 
-// what an earlier run left in OUT: counts its weights, config.json and best/, and with `clear` removes them
+// what an earlier run left in OUT: counts its weights, config.json, adapter, best/ and merged/, and with `clear` removes them
 FN int train_earlier_results(const char *out, bool clear) {
     int n = 0;
     DIR *d = opendir(out);
     for (struct dirent *entry; d && (entry = readdir(d));) {
         const char *name = entry->d_name;
-        bool weights = strncmp(name, "model", 5) == 0 && strstr(name, ".safetensors"), best = strcmp(name, "best") == 0 || strcmp(name, "best.tmp") == 0;
-        if (!weights && !best && strcmp(name, "config.json") != 0) continue;
+        bool weights = (strncmp(name, "model", 5) == 0 || strncmp(name, "adapter_model", 13) == 0) && strstr(name, ".safetensors");
+        bool best = strcmp(name, "best") == 0 || strcmp(name, "best.tmp") == 0 || strcmp(name, "merged") == 0;   // directories
+        if (!weights && !best && strcmp(name, "config.json") != 0 && strcmp(name, "adapter_config.json") != 0) continue;
         n++;
         char *path = path_join(out, name);
         if (clear && best) remove_directory(path);
@@ -192,16 +227,19 @@ FN int train_earlier_results(const char *out, bool clear) {
 // Makes OUT, opens and locks its log, and lets nothing that is there be lost silently.
 FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use OUT? Touches nothing
     char *a = realpath(o->model, NULL), *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints");
+    char *merged = path_join(o->out, "merged"), *c = o->merge ? realpath(merged, NULL) : NULL, *d = o->adapter ? realpath(o->adapter, NULL) : NULL;
     bool ok = true;
     int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
     if (a && b && strcmp(a, b) == 0) ok = fail(e, "--out is the same directory as --model: %s ---> write elsewhere, the input is not overwritten", o->out);
+    else if (b && d && strncmp(d, b, strlen(b)) == 0 && (d[strlen(b)] == '/' || d[strlen(b)] == 0)) ok = fail(e, "--adapter %s is in --out %s ---> write elsewhere, the input is not overwritten", o->adapter, o->out);
+    else if (a && c && strcmp(a, c) == 0) ok = fail(e, "--merge would write to %s, which is --model ---> choose another --out, the input is not overwritten", merged);
     else if (!o->resume && !o->overwrite && n > 0)
         ok = fail(e, "%s: a run is there already ---> --resume goes on, --overwrite removes it, or choose another --out", checkpoints);
     else if (!o->resume && !o->overwrite && train_earlier_results(o->out, false) > 0)
         ok = fail(e, "%s: a model is there already ---> --overwrite removes it, or choose another --out", o->out);
     else if (o->resume && n == 0 && train_earlier_results(o->out, false) > 0)
         ok = fail(e, "%s: has a model but no checkpoint to resume from ---> --overwrite starts again, or choose another --out", o->out);
-    free(steps); free(checkpoints); free(a); free(b);
+    free(steps); free(checkpoints); free(merged); free(a); free(b); free(c); free(d);
     return ok;
 }
 
@@ -428,12 +466,27 @@ FN bool train_finish_all(Train *t, double *sums, int64_t *counts, Error *e) {
     return true;
 }
 
-// writes the model as a Hugging Face directory that appears, or replaces `path`, in one rename
+// what was trained: a Hugging Face directory or, with LoRA, PEFT's
+FN bool train_save_model(Train *t, const char *dir, Error *e) {
+    const TrainOptions *o = t->options;
+    return o->memory.lora.rank ? lora_save_dir(t->model, o->model, dir, e) : model_save_dir(t->model, o->model, dir, o->save_dtype ? o->save_dtype : t->config->dtype, 5000000000ll, e);
+}
+// the results of a run that is done
+FN bool train_save_all(Train *t, Error *e) {
+    const TrainOptions *o = t->options;
+    if (!train_save_model(t, o->out, e)) return false;
+    char *merged = path_join(o->out, "merged");
+    bool ok = !o->merge || model_save_dir(t->model, o->model, merged, o->save_dtype ? o->save_dtype : t->config->dtype, 5000000000ll, e);
+    free(merged);
+    return ok;
+}
+
+// writes the model as a directory that appears, or replaces `path`, in one rename
 FN bool train_save_best(Train *t, Error *e) {
     char *path = path_join(t->options->out, "best"), *temporary = path_join(t->options->out, "best.tmp");
     bool first = t->comm->rank == 0;
     if (first) remove_directory(temporary);
-    bool ok = model_save_dir(t->model, t->options->model, temporary, t->options->save_dtype ? t->options->save_dtype : t->config->dtype, 5000000000ll, e);
+    bool ok = train_save_model(t, temporary, e);
     if (first && ok && !is_directory(path)) ok = rename(temporary, path) == 0 || fail(e, "%s: cannot be renamed: %s", temporary, strerror(errno));
     else if (first && ok) {
         const unsigned exchange = 2;   // RENAME_EXCHANGE: at no instant is there no best
@@ -586,7 +639,11 @@ FN void train_print_plan(const Train *t) {
     int64_t bytes = model_memory_bytes(t->config, r->micro_rows, r->seq_len, true, &t->options->memory, plan);
     fprintf(stderr, "memory: model, gradient, moments and activations %.1f MiB (%s), two steps' rows %.1f MiB; token shards are mapped, not loaded\n",
             (double)bytes / MiB, plan, 2 * (double)(r->step_tokens * 24 + r->micro_rows * r->seq_len * 4) / MiB);
-    fprintf(stderr, "in all %" PRId64 " steps, %.4g tokens, %.4g parameters, about %.3g FLOPs (6 x parameters x tokens)\n", t->steps, tokens, parameters, 6 * parameters * tokens);
+    const Lora *lora = &t->options->memory.lora;
+    char targets[LORA_TEXT_SIZE];
+    if (lora->rank) fprintf(stderr, "LoRA: rank %" PRId64 ", alpha %g, scale %g, on %s\n", lora->rank, lora->alpha, lora_scale(lora), lora_targets_text(lora->targets, targets));
+    double each = lora->rank ? 4 : 6;   // nothing is computed for the gradient of a frozen weight
+    fprintf(stderr, "in all %" PRId64 " steps, %.4g tokens, %.4g parameters, about %.3g FLOPs (%g x parameters x tokens)\n", t->steps, tokens, parameters, each * parameters * tokens, each);
 }
 
 FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
@@ -627,12 +684,12 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     safetensors_writer_tensor(w, "weights", DTYPE_F32, 2, shape);
     if (with_logits) safetensors_writer_tensor(w, "logits", DTYPE_F32, 3, shape);
     for (int i = 0; i < model_num_tensors(m); i++)
-        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) tensor_declare(w, model_tensor(m, i), l, "grad.", DTYPE_F32);
+        for (int64_t l = 0; !model_tensor(m, i)->frozen && l < tensor_layers(m, model_tensor(m, i)); l++) tensor_declare(w, model_tensor(m, i), l, "grad.", DTYPE_F32);
     bool ok = !first || (safetensors_writer_begin(w, e) && safetensors_writer_data(w, &loss, 4, e) && safetensors_writer_data(w, s->tokens, places * 4, e) &&
               safetensors_writer_data(w, s->positions, places * 4, e) && safetensors_writer_data(w, s->targets, places * 4, e) && safetensors_writer_data(w, s->weights, places * 4, e) &&
               (!with_logits || safetensors_writer_data(w, logits, logits_bytes, e)));
     for (int i = 0; i < model_num_tensors(m); i++)
-        for (int64_t l = 0; l < tensor_layers(m, model_tensor(m, i)); l++) {
+        for (int64_t l = 0; !model_tensor(m, i)->frozen && l < tensor_layers(m, model_tensor(m, i)); l++) {
             model_get(m, KIND_GRAD, i, (int)l, scratch);   // all ranks, whatever became of the file
             ok = ok && (!first || safetensors_writer_data(w, scratch, tensor_numbers(model_tensor(m, i)) * 4, e));
         }
@@ -648,11 +705,25 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------
 // from flags to exit status
 
+// LoRA's checkpoints do not hold the base model, so the run is that of these weights and no others: a hash of all their files
+FN bool train_base_hash(const char *dir, Hash *out, Error *e) {
+    Weights *w = weights_open(dir, e);
+    if (!w) return false;
+    Hash *each = (Hash *)xcalloc(w->num_files, sizeof(Hash));
+    for (int f = 0; f < w->num_files; f++) each[f] = hash_bytes(w->files[f]->file.data, w->files[f]->file.size);
+    *out = hash_bytes(each, w->num_files * (int64_t)sizeof(Hash));
+    free(each);
+    weights_close(w);
+    return true;
+}
+
 // what --resume compares: settings, the model's shape, the data
 FN bool train_identity(Train *t, Error *e) {
     char *path = path_join(t->options->model, "config.json");
     Hash config;
-    bool ok = hash_file(path, &config, e);
+    const Lora *lora = &t->options->memory.lora;
+    Hash base;
+    bool ok = hash_file(path, &config, e) && (!lora->rank || train_base_hash(t->options->model, &base, e));
     free(path);
     if (!ok) return false;
     json_t *data = json_array();
@@ -661,6 +732,8 @@ FN bool train_identity(Train *t, Error *e) {
     json_object_set_new(t->identity, "recipe", recipe_to_json(t->recipe));
     json_object_set_new(t->identity, "model_config_hash", json_string(config.hex));
     json_object_set_new(t->identity, "data_hashes", data);
+    if (lora->rank) json_object_set_new(t->identity, "lora", lora_to_json(lora));
+    if (lora->rank) json_object_set_new(t->identity, "model_weights_hash", json_string(base.hex));
     return true;
 }
 
@@ -669,6 +742,10 @@ FN bool train_identity(Train *t, Error *e) {
 FN bool train_same(const Train *t, Error *e) {
     const TrainOptions *o = t->options;
     int64_t bytes = 0;
+    Hash adapter;
+    char *adapter_path = o->adapter ? path_join(o->adapter, "adapter_model.safetensors") : NULL;
+    if (!adapter_path || !hash_file(adapter_path, &adapter, NULL)) adapter = hash_bytes("", 0);   // one that cannot be read is an error when it is loaded
+    free(adapter_path);
     DIR *d = opendir(o->model);
     for (struct dirent *entry; d && (entry = readdir(d));) {
         struct stat st;
@@ -679,9 +756,9 @@ FN bool train_same(const Train *t, Error *e) {
     if (d) closedir(d);
     char *identity = json_dumps(t->identity, JSON_COMPACT | JSON_SORT_KEYS);
     CHECK(identity);
-    char *all = xprintf("%s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s", identity, FINDAP_COMMIT, o->init, o->init_seed, bytes, o->memory.zero,
+    char *all = xprintf("%s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s %" PRId64 " %s %d", identity, FINDAP_COMMIT, o->init, o->init_seed, bytes, o->memory.zero,
                         o->memory.moments ? o->memory.moments : "", o->memory.gradients ? o->memory.gradients : "", o->memory.recompute ? o->memory.recompute : "", o->checkpoint_every, o->stop_after_steps,
-                        o->keep, o->resume, o->dump != NULL, o->save_dtype ? o->save_dtype : "");
+                        o->keep, o->resume, o->dump != NULL, o->save_dtype ? o->save_dtype : "", o->lora_seed, adapter.hex, o->merge);
     Hash hash = hash_bytes(all, (int64_t)strlen(all));
     free(identity);
     free(all);
@@ -712,6 +789,8 @@ FN bool train_make_model(Train *t, Error *e) {
     bool random = strcmp(t->options->init, "random") == 0;
     if (random) model_init_random(t->model, (uint64_t)t->options->init_seed);
     else if (!model_load_dir(t->model, t->options->model, e)) return false;
+    if (t->options->adapter && !lora_load_dir(t->model, t->options->adapter, e)) return false;
+    if (!t->options->adapter) lora_init(t->model, (uint64_t)t->options->lora_seed);   // without LoRA there is nothing to draw
     model_wait(t->model);
     if (!t->options->quiet) fprintf(stderr, "weights %s in %.1f s\n", random ? "drawn" : "loaded", seconds_now() - begin);
     model_zero_moments(t->model);
@@ -798,13 +877,13 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     result = train_run(&t, sums, counts, e);
     Error lost;
     if (result == 1) train_checkpoint_poll(&t, true, &lost);   // a run that ends in an error, on all ranks, leaves its last checkpoint
-    if (result == 0 && (!state_same(t.model, e) || !train_checkpoint(&t, true, e) || !model_save_dir(t.model, o->model, o->out, o->save_dtype ? o->save_dtype : config.dtype, 5000000000ll, e))) result = 1;
+    if (result == 0 && (!state_same(t.model, e) || !train_checkpoint(&t, true, e) || !train_save_all(&t, e))) result = 1;
     if (result == 0) {
         json_t *j = json_pack("{s:s,s:I,s:I,s:I,s:I}", "event", "done", "step", (json_int_t)t.progress.step, "tokens_total", (json_int_t)t.progress.tokens_total,
                               "trained_targets_total", (json_int_t)t.progress.trained_total, "skipped_steps_total", (json_int_t)t.progress.skipped_total);
         log_record(&t.log, j);
-        log_say(&t.log, "done: %" PRId64 " steps, %" PRId64 " tokens, %" PRId64 " trained targets, %" PRId64 " skipped steps; the model is in %s%s\n", t.progress.step,
-                t.progress.tokens_total, t.progress.trained_total, t.progress.skipped_total, o->out, t.progress.best_dev_step > 0 ? ", that of the lowest dev loss in its best/" : "");
+        log_say(&t.log, "done: %" PRId64 " steps, %" PRId64 " tokens, %" PRId64 " trained targets, %" PRId64 " skipped steps; the %s is in %s%s%s\n", t.progress.step,
+                t.progress.tokens_total, t.progress.trained_total, t.progress.skipped_total, o->memory.lora.rank ? "adapter" : "model", o->out, o->merge ? ", the model with it in its merged/" : "", t.progress.best_dev_step > 0 ? ", that of the lowest dev loss in its best/" : "");
     }
 end:
     train_free(&t);
@@ -820,7 +899,7 @@ FN bool train_settings(TrainOptions *o, Flag *flags, int n, int argc, char **arg
     if (*help) return true;
     o->comm.deadline = o->watchdog;
     o->memory.comm = &o->comm;
-    if (!train_check_flags(o, flags, n, e)) return false;
+    if (!train_check_flags(o, flags, n, e) || !train_lora(o, flags, n, e)) return false;
     static const char *const ranks[] = {"--zero", "--shard-ranks", "--watchdog"};
     for (int i = 0; i < 3 && o->comm.size == 1; i++) if (!flag_unused(flags, n, ranks[i], "there is one rank", e)) return false;
     if (o->shard_ranks > 0 && (int64_t)o->comm.size % o->shard_ranks != 0)
@@ -883,7 +962,8 @@ FN int train_main(int argc, char **argv) {
     if (!comm_agree(&o.comm, ok, &e, "reading flags and recipe")) goto end;
     if (help) {
         if (o.comm.rank == 0) flags_help("train_findap --model DIR (--recipe FILE | --data SHARD...) --out DIR [flags]",
-                   "Joint continual pre-training and instruction tuning. A Hugging Face directory in, the same out.\n"
+                   "Joint continual pre-training and instruction tuning. A Hugging Face directory in, the same out;\n"
+                   "with --lora-rank PEFT's adapter directory out.\n"
                    "Exit status: 0 done, 1 error, 3 stopped with a checkpoint (go on with --resume).", flags, n);
         result = 0;
         goto end;

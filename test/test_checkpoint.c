@@ -128,15 +128,16 @@ static int teardown_fast(void **state) { remove_tree(fast); return teardown(stat
 // a model of odd sizes: not divisible by ranks * 256, shorter than that, a single number; of 8 ranks all but the last own nothing at all
 
 static Tensor fake_tensors[] = {
-    {"embed", "model.embed_tokens.weight", 37, 53, false, true, 0, 0},        {"q", "model.layers.%d.q.weight", 24, 83, true, true, 0, 0},
-    {"norm", "model.layers.%d.norm.weight", 0, 97, true, false, 0, 0},        {"bias", "model.layers.%d.bias", 0, 2000, true, false, 0, 0},
-    {"final", "model.norm.weight", 0, 255, false, false, 0, 0},               {"one", "model.one", 0, 1, false, false, 0, 0},
+    {"embed", "model.embed_tokens.weight", 37, 53, false, true, 0, 0, false, false},        {"q", "model.layers.%d.q.weight", 24, 83, true, true, 0, 0, false, false},
+    {"norm", "model.layers.%d.norm.weight", 0, 97, true, false, 0, 0, false, false},        {"bias", "model.layers.%d.bias", 0, 2000, true, false, 0, 0, false, false},
+    {"final", "model.norm.weight", 0, 255, false, false, 0, 0, false, false},               {"one", "model.one", 0, 1, false, false, 0, 0, false, false},
 };
 enum { TENSORS = sizeof fake_tensors / sizeof fake_tensors[0], LAYERS = 3, NUMBERS = 37 * 53 + LAYERS * (24 * 83 + 97 + 2000) + 255 + 1 };
 struct Model { Config config; Comm *comm, shard, replicas; int shared; bool bf16; float numbers[3][NUMBERS]; };   // where this rank owns nothing: POISON
 #define POISON -12345.0f
 
 const Config *model_config(const Model *m) { return &m->config; }
+const Lora *model_lora(const Model *m) { (void)m; static const Lora none; return &none; }
 int model_num_tensors(const Model *m) { (void)m; return TENSORS; }
 const Tensor *model_tensor(const Model *m, int i) { (void)m; return &fake_tensors[i]; }
 Comm *model_comm(const Model *m) { return m->comm; }

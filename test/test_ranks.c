@@ -213,6 +213,44 @@ static void test_a_run_goes_on_with_another_number_of_ranks(void **state) {
     expect_losses("moved", "one");
 }
 
+// the loss of OUT/merged on the first step's rows
+static double merged_loss(const char *out) {
+    int status = run("%s/train_findap_cpu --model %s/merged --data %s/reports %s/questions --seq-len 128 --step-tokens 896 --dump %s 2>&1 | grep -o 'loss [0-9.]*'", build, in(out), directory, directory, in("merged.st"));
+    if (status != 0) fail_msg("%s/merged: %s", out, output);
+    return atof(output + strlen("loss "));
+}
+
+// LoRA: adapters are cut among the ranks, the frozen model is not (ZeRO-3: it is too); and a run goes on with another number of them
+static void test_an_adapter_is_the_same_with_any_number_of_ranks(void **state) {
+    (void)state;
+    NEED_RANKS
+    char flags[512], *full = xstrdup(small);
+    double loss = 0;
+    snprintf(small, sizeof small, "--model %s/one --data %s/reports %s/questions --seq-len 128 --micro-rows 2 --lr 1e-2 --lora-rank 12 --merge", directory, directory, directory);
+    snprintf(flags, sizeof flags, "--out %s", in("lora1"));
+    must(0, 1, flags);
+    for (int ranks = 2; ranks <= 3; ranks++)
+        for (int zero = 1; zero <= 3; zero++) {
+            char out[32];
+            snprintf(out, sizeof out, "lora%d.%d", ranks, zero);
+            snprintf(flags, sizeof flags, "--zero %d --out %s", zero, in(out));
+            must(0, ranks, flags);
+            expect_losses(out, "lora1");
+            if (!loss) loss = merged_loss("lora1");
+            double d = fabs(merged_loss(out) - loss);   // put together from what the ranks own
+            if (!(d < 1e-4)) fail_msg("%d ranks, ZeRO-%d: the merged model's loss is %g apart from that of one rank", ranks, zero, d);
+        }
+    snprintf(flags, sizeof flags, "--zero 2 --stop-after-steps 3 --out %s", in("lora_moved"));
+    must(3, 3, flags);
+    snprintf(flags, sizeof flags, "--zero 3 --resume --stop-after-steps 2 --out %s", in("lora_moved"));
+    must(3, 2, flags);
+    snprintf(flags, sizeof flags, "--resume --out %s", in("lora_moved"));
+    must(0, 1, flags);
+    expect_losses("lora_moved", "lora1");
+    snprintf(small, sizeof small, "%s", full);
+    free(full);
+}
+
 // starts a job in the background and gives its process number; its output goes to in("job.log")
 static pid_t start(int ranks, const char *flags) {
     pid_t pid = fork();
@@ -361,6 +399,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_any_number_of_ranks_and_any_stage_give_the_same_losses), cmocka_unit_test(test_the_same_bits_twice_and_evaluation),
         cmocka_unit_test(test_shard_groups_give_the_same_losses), cmocka_unit_test(test_shard_groups_are_resumed_with_any_ranks), cmocka_unit_test(test_shard_groups_that_cannot_be),
         cmocka_unit_test(test_the_gradient_of_all_ranks_is_that_of_one), cmocka_unit_test(test_a_run_goes_on_with_another_number_of_ranks),
+        cmocka_unit_test(test_an_adapter_is_the_same_with_any_number_of_ranks),
         cmocka_unit_test(test_a_killed_rank_ends_the_job_and_a_resume_goes_on), cmocka_unit_test(test_a_hanging_rank_ends_the_job_in_time),
         cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once), cmocka_unit_test(test_the_disk_fails_at_any_call),
     };

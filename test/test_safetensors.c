@@ -9,12 +9,13 @@
 // ---- a model of three tensors: enough of findap/model.h for the directories
 struct Model { Config config; float *data; };
 static Tensor table[] = {
-    {"embed", "model.embed_tokens.weight", 7, 4, false, true, 0, 0},
-    {"norm1", "model.layers.%d.input_layernorm.weight", 0, 4, true, false, 28, 4},
-    {"norm", "model.norm.weight", 0, 4, false, false, 36, 0},
+    {"embed", "model.embed_tokens.weight", 7, 4, false, true, 0, 0, false, false},
+    {"norm1", "model.layers.%d.input_layernorm.weight", 0, 4, true, false, 28, 4, false, false},
+    {"norm", "model.norm.weight", 0, 4, false, false, 36, 0, false, false},
 };
 enum { NUMBERS = 40, LAYERS = 2 };
 const Config *model_config(const Model *m) { return &m->config; }
+const Lora *model_lora(const Model *m) { (void)m; static const Lora none; return &none; }
 int model_num_tensors(const Model *m) { (void)m; return 3; }
 const Tensor *model_tensor(const Model *m, int i) { (void)m; return &table[i]; }
 void model_get(const Model *m, TensorKind kind, int i, int layer, float *out) {

@@ -15,8 +15,8 @@
 enum { VOCAB = 24, LAYERS = 2, NUMBERS = VOCAB * VOCAB + LAYERS * VOCAB };
 struct Model { Config config; float p[NUMBERS], g[NUMBERS], m[NUMBERS], v[NUMBERS]; StepResult result; const Batch *batch; int64_t B, T, t; };
 static const Tensor fake_tensors[2] = {
-    {"embed", "model.embed_tokens.weight", VOCAB, VOCAB, false, true, 0, 0},
-    {"bias", "model.layers.%d.input_layernorm.weight", 0, VOCAB, true, false, VOCAB * VOCAB, VOCAB},
+    {"embed", "model.embed_tokens.weight", VOCAB, VOCAB, false, true, 0, 0, false, false},
+    {"bias", "model.layers.%d.input_layernorm.weight", 0, VOCAB, true, false, VOCAB * VOCAB, VOCAB, false, false},
 };
 static struct { int64_t updates, nan_from, nan_until, signal_at, signals, delay_us; } fake;   // what the next runs shall suffer
 
@@ -28,6 +28,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
 }
 void model_free(Model *m) { free(m); }
 const Config *model_config(const Model *m) { return &m->config; }
+const Lora *model_lora(const Model *m) { (void)m; static const Lora none; return &none; }
 bool model_check(const Config *config, const ModelOptions *o, Error *e) {
     (void)config;
     if (o->moments) return (fail)(e, "no moments %s here", o->moments);
@@ -807,8 +808,9 @@ static void test_every_flag_does_something(void **state) {
         {"--moments bf16", "no moments bf16 here"}, {"--gradients bf16", "no gradients bf16 here"}, {"--recompute block", "no recompute block here"},
         {"--zero 2", "there is one rank"}, {"--watchdog 5", "there is one rank"}, {"--shard-ranks 1", "there is one rank"},   // with several: test_ranks
     };
-    // shown elsewhere: --model, --recipe, --data, --out, --init, --resume, --overwrite (everywhere), --patience, --keep, --log-every, --quiet (below)
-    static const char *const elsewhere = " --model --recipe --data --out --init --resume --overwrite --patience --keep --log-every --quiet ";
+    // shown elsewhere: --model, --recipe, --data, --out, --init, --resume, --overwrite (everywhere), --patience, --keep, --log-every, --quiet (below); LoRA's in test_lora
+    static const char *const elsewhere = " --model --recipe --data --out --init --resume --overwrite --patience --keep --log-every --quiet "
+                                         "--lora-rank --lora-alpha --lora-rslora --lora-targets --lora-seed --adapter --merge ";
     Hash base, now;
     char *model = at("flag/model.safetensors");
     make_shards("dev", SHARD_IT, 10, 4, 60, 9);
