@@ -9,7 +9,7 @@ losses    pair.* (N) float64: log-prob sums and token counts; for every loss l: 
 model     test/data/llama3 in float64: pairs of random lengths (a prompt of one token, answers of one token, untrained tokens inside answers).
           The reference is the model as it is, the policy the model with all matrices times 1.125. FOUR sequences a pair, each run alone: logp.policy,
           logp.reference (P,2); total.<case>, norm.<case> (gradient of model.norm.weight), first.<case> (of the first layer's first norm) for every
-          loss and NLL; grad.<HF name> of every parameter for the case "full".
+          loss and NLL; grad.<HF name> of every parameter for the case "full"; adamw (8): the loss before each of eight steps of torch.optim.AdamW.
 """
 import ast, importlib.util, os, sys, types
 import torch, transformers
@@ -129,6 +129,17 @@ def model_part(folder, generator, out):
         if case == "full":
             out.update({"grad." + k: p.grad.float() for k, p in named.items()})
     out["logp.policy"], out["logp.reference"] = sums.detach(), ref
+    groups = [dict(params=[p for p in policy.parameters() if p.dim() > 1], weight_decay=0.1), dict(params=[p for p in policy.parameters() if p.dim() == 1], weight_decay=0.0)]
+    optimizer, steps = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8), []
+    for _ in range(8):
+        optimizer.zero_grad()
+        sums, chosen = answers(policy)
+        total = preference("dpo", sums, ref, counts).mean() + ALPHA * nll("token", chosen)
+        steps.append(total.item())
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+    out["adamw"] = torch.tensor(steps, dtype=torch.float64)
     out["lengths"] = torch.tensor(lengths, dtype=torch.int32)
     out["tokens"], out["weights"] = torch.cat(tokens).int(), torch.cat(weights).to(torch.uint8)
 

@@ -246,6 +246,28 @@ static void gradients_match_four_separate_sequences_in_transformers(void **state
         if (!(fabs(total - expected) < 1e-6 * expected)) fail_msg("%s: loss %.9f, expected %.9f", name, total, expected);
     }
     assert_int_equal(cases, NUM_LOSSES + 4);
+
+    // eight steps, each over all pairs in another order, beside torch.optim.AdamW
+    const double *steps = data_of(s, "adamw");
+    double values[STAGE_NUMBERS] = {0.1, 0.9, 0.95, 1e-8, 1, 1e-2, 0, 0, 0.2}, worst = 0;
+    memcpy(c.o.stage_values, values, sizeof values);
+    c.options.loss = reference_settings(s);
+    c.options.loss.nll = NLL_TOKEN;
+    c.options.loss.alpha = atof(safetensors_metadata(s, "alpha"));
+    c.options.schedule = SCHEDULE_CONSTANT;
+    d->train.steps = 8;
+    strcpy(d->ref_hash.hex, "another model");
+    model_zero_moments(m);
+    for (int i = 0; i < 8; i++) {
+        Error e;
+        must(dpo_step(d, false, &e), &e);
+        nll_weights(&c.options.loss, d->batch, n, d->weight);
+        double loss = preference_stats(&c.options.loss, d->batch, d->weight, n, 0).loss;
+        worst = fmax(worst, fabs(loss - steps[i]) / steps[i]);
+    }
+    printf("eight steps against torch.optim.AdamW, loss %.4f to %.4f: worst %.1e\n", steps[0], steps[7], worst);
+    assert_true(steps[7] < 0.7 * steps[0] && worst < 1e-5);
+    assert_int_equal(d->train.progress.epoch, 7);
     dpo_free(d);
     safetensors_close(s);
 }
@@ -361,14 +383,16 @@ static void a_step_holds_its_pairs_and_little_else(void **state) {
     StringList words = {c.words, 1};
     const char *prefix = in("fill");
     c.words[0] = prefix;
-    must(pairs_open(&p, &words, VOCAB, ROW, 40, 5, &e), &e);
-    assert_true(p.num_dev >= 40 && p.num_dev < 43 && p.num_train == p.num_pairs - p.num_dev);
-    for (int64_t i = 0; i < p.num_dev; i++)
-        for (int64_t k = 0; k < p.num_train; k++) {
-            const Pair *x = &p.pairs[p.dev[i]], *y = &p.pairs[p.train[k]];
-            assert_false(x->length > 3 && x->length == y->length && memcmp(x->prompt, y->prompt, (size_t)x->length * 4) == 0);
-        }
-    pairs_free(&p);
+    for (int amount = 1; amount <= 40; amount += 3) {
+        must(pairs_open(&p, &words, VOCAB, ROW, amount, (uint64_t)amount, &e), &e);
+        assert_true(p.num_dev >= amount && p.num_dev < amount + 60 && p.num_train == p.num_pairs - p.num_dev);   // prompts of one token are often the same
+        for (int64_t i = 0; i < p.num_dev; i++)
+            for (int64_t k = 0; k < p.num_train; k++) {
+                const Pair *x = &p.pairs[p.dev[i]], *y = &p.pairs[p.train[k]];
+                assert_false(x->length == y->length && memcmp(x->prompt, y->prompt, (size_t)x->length * 4) == 0);
+            }
+        pairs_free(&p);
+    }
 }
 
 // ---- the program
@@ -643,8 +667,8 @@ static void ranks_change_nothing(void **state) {
     char flags[1024];
     snprintf(flags, sizeof flags, "--model test/data/llama3 --pairs %s/pairs --seq-len 64 --step-pairs 7 --lr 2e-3 --epochs 1 --save-dtype float32 --alpha 0.5 --nll-batch 2 --dev-pairs 5 --dev-every 3", directory);
     assert_int_equal(shell("OMP_NUM_THREADS=1 %s/dpo_cpu %s --out %s/r1 --quiet", build, flags, directory), 0);
-    static const struct { int ranks, zero, rows; } runs[] = {{2, 1, 1}, {2, 2, 2}, {3, 3, 1}, {3, 1, 3}};
-    for (int i = 0; i < 4; i++) {
+    static const struct { int ranks, zero, rows; } runs[] = {{2, 1, 1}, {2, 2, 2}, {3, 3, 1}};
+    for (int i = 0; i < 3; i++) {
         char out[32];
         snprintf(out, sizeof out, "r%d.%d", runs[i].ranks, runs[i].zero);
         assert_int_equal(shell("timeout -k 5 60 env OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none -np %d %s/dpo_cpu %s --zero %d --micro-rows %d --out %s/%s --quiet",
