@@ -62,7 +62,7 @@ RANK_LIBS := $(if $(RANKS),-L$(dir $(NCCL_LIB)) -lnccl $(filter-out -pthread -Wl
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)
-CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu
+CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu dpo_cpu
 # every program that has a CUDA twin: x.cu -> x
 CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu))
 KERNELS  := $(wildcard findap/kernels/*)
@@ -98,12 +98,18 @@ $(BUILD)/ask_cpu: data/ask.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 $(BUILD)/train_findap_cpu: train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CFLAGS) $< -o $@ $(LIBS) $(MPI_LIBS)
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
-$(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c $(HEADERS) Makefile | $(BUILD)
+$(BUILD)/dpo_cpu: dpo.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
+	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CFLAGS) -x c $< -x none -o $@ $(LIBS) $(MPI_LIBS)
+	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
+$(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 $(BUILD)/test_train_late: test/test_train.c
 build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
+	@ln -sfn $@ $(notdir $@)
+build/dpo: dpo.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 	@ln -sfn $@ $(notdir $@)
 build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build

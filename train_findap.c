@@ -17,7 +17,8 @@
 //
 // Two rules run through the file:
 // - Documents. A row holds several documents; position 0 begins a new one. Attention is causal inside a document and
-//   never leaves it, so a packed row gives what its documents give alone.
+//   never leaves it, so a packed row gives what its documents give alone. A position that is neither 0 nor one more than the
+//   one before begins a branch: another continuation of the document's first `position` tokens (see attention).
 // - Determinism. Every sum has one order, whatever the number of threads: threads share out outputs, never summands.
 //   The same command gives the same bits twice.
 
@@ -275,8 +276,16 @@ static void rope_backward(float *dqkv, const float *table, const int32_t *positi
 // Documents and key/value heads are independent of each other, so one (document, key/value head) is one thread's work:
 // everything that is summed into dk and dv then happens in one thread, in one order. Nothing of size T x T is stored: the
 // forward pass keeps the log of each softmax's denominator (lse), from which the backward pass recomputes probabilities.
+//
+// Branches: two answers to one prompt need the prompt only once. A branch stands behind its document in the row and sees the
+// document's first `prefix` tokens, then itself; it sees no other branch, nor the rest of the document, and nothing sees it. A document
+// with its branches is one unit of work, since all of them add to the prefix's dk and dv.
 
-typedef struct { int64_t begin, end; } Span;   // places [begin, end) of the batch: one document
+// places [begin, end) of the batch: a document (prefix 0, document = begin), or a branch of the one that begins at `document`
+typedef struct { int64_t begin, end, document, prefix; } Span;
+
+// the place of the i-th key that a span's tokens see
+static inline int64_t key_place(const Span *span, int64_t i) { return i < span->prefix ? span->document + i : span->begin + i - span->prefix; }
 
 static inline float dot_product(const float *a, const float *b, int64_t n) {
     float sum = 0;
@@ -305,23 +314,23 @@ static void attention_forward(float *out, float *lse, float *scores, const float
     #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int64_t d = 0; d < num_documents; d++) {
         for (int64_t g = 0; g < NKV; g++) {
-            Span doc = documents[d];
+            Span span = documents[d];
             const float *k = qkv + (NH + g) * HD, *v = qkv + (NH + NKV + g) * HD;
             float *p = thread_scratch(scores, T);
             for (int64_t h = g * group; h < (g + 1) * group; h++) {
-                for (int64_t t = doc.begin; t < doc.end; t++) {
+                for (int64_t t = span.begin; t < span.end; t++) {
                     const float *q = qkv + t * W + h * HD;
-                    int64_t n = t - doc.begin + 1;   // keys that t sees: from its document's first token to itself
+                    int64_t n = span.prefix + t - span.begin + 1;   // keys that t sees: the shared ones, then from its span's first token to itself
                     float maximum = -INFINITY, sum = 0;
                     for (int64_t s = 0; s < n; s++) {
-                        p[s] = scale * dot_product(q, k + (doc.begin + s) * W, HD);
+                        p[s] = scale * dot_product(q, k + key_place(&span, s) * W, HD);
                         maximum = p[s] > maximum ? p[s] : maximum;
                     }
                     #pragma omp simd reduction(+ : sum)
                     for (int64_t s = 0; s < n; s++) { p[s] = fast_exp(p[s] - maximum); sum += p[s]; }
                     float *o = out + t * NH * HD + h * HD;
                     memset(o, 0, (size_t)HD * sizeof(float));
-                    for (int64_t s = 0; s < n; s++) add_scaled(o, v + (doc.begin + s) * W, p[s] / sum, HD);
+                    for (int64_t s = 0; s < n; s++) add_scaled(o, v + key_place(&span, s) * W, p[s] / sum, HD);
                     lse[t * NH + h] = maximum + logf(sum);
                 }
             }
@@ -339,25 +348,28 @@ static void attention_backward(float *dqkv, float *scores, const float *dout, co
     #pragma omp parallel for collapse(2) schedule(dynamic)
     for (int64_t d = 0; d < num_documents; d++) {
         for (int64_t g = 0; g < NKV; g++) {
-            Span doc = documents[d];
+            if (documents[d].begin != documents[d].document) continue;   // a branch: done with its document
             const float *k = qkv + (NH + g) * HD, *v = qkv + (NH + NKV + g) * HD;
             float *dk = dqkv + (NH + g) * HD, *dv = dqkv + (NH + NKV + g) * HD;
             float *p = thread_scratch(scores, T);
             for (int64_t h = g * group; h < (g + 1) * group; h++) {
-                for (int64_t t = doc.begin; t < doc.end; t++) {
-                    const float *q = qkv + t * W + h * HD, *dO = dout + t * NH * HD + h * HD;
-                    float *dq = dqkv + t * W + h * HD;
-                    float D = dot_product(dO, out + t * NH * HD + h * HD, HD), l = lse[t * NH + h];
-                    int64_t n = t - doc.begin + 1;
-                    for (int64_t s = 0; s < n; s++) p[s] = scale * dot_product(q, k + (doc.begin + s) * W, HD) - l;
-                    #pragma omp simd
-                    for (int64_t s = 0; s < n; s++) p[s] = fast_exp(p[s]);
-                    for (int64_t s = 0; s < n; s++) {
-                        int64_t at = (doc.begin + s) * W;
-                        float ds = scale * p[s] * (dot_product(dO, v + at, HD) - D);
-                        add_scaled(dv + at, dO, p[s], HD);
-                        add_scaled(dq, k + at, ds, HD);
-                        add_scaled(dk + at, q, ds, HD);
+                for (int64_t b = d; b < num_documents && documents[b].document == documents[d].begin; b++) {
+                    Span span = documents[b];
+                    for (int64_t t = span.begin; t < span.end; t++) {
+                        const float *q = qkv + t * W + h * HD, *dO = dout + t * NH * HD + h * HD;
+                        float *dq = dqkv + t * W + h * HD;
+                        float D = dot_product(dO, out + t * NH * HD + h * HD, HD), l = lse[t * NH + h];
+                        int64_t n = span.prefix + t - span.begin + 1;
+                        for (int64_t s = 0; s < n; s++) p[s] = scale * dot_product(q, k + key_place(&span, s) * W, HD) - l;
+                        #pragma omp simd
+                        for (int64_t s = 0; s < n; s++) p[s] = fast_exp(p[s]);
+                        for (int64_t s = 0; s < n; s++) {
+                            int64_t at = key_place(&span, s) * W;
+                            float ds = scale * p[s] * (dot_product(dO, v + at, HD) - D);
+                            add_scaled(dv + at, dO, p[s], HD);
+                            add_scaled(dq, k + at, ds, HD);
+                            add_scaled(dk + at, q, ds, HD);
+                        }
                     }
                 }
             }
@@ -533,7 +545,7 @@ struct Model {
     float *dxa;              // (N, 3R)   LoRA
     float *dhead_hidden;     // (HEAD_ROWS, C)
     float *arena;            // all activations lie in here
-    Span *documents;         // documents of the last batch
+    Span *documents;         // documents of the last batch, and their branches
     int64_t num_documents;
     int64_t updates;         // since the moments were zero, for AdamW's bias correction
     double loss;
@@ -680,8 +692,8 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     m->B = B; m->T = T; m->training = training;
     m->alone.size = m->alone.stride = 1;
     m->comm = o && o->comm && o->comm->size > 1 ? o->comm : &m->alone;
-    m->shard = o && o->shard ? o->shard : m->comm;
-    m->replicas = o && o->replicas ? o->replicas : &m->alone;
+    m->shard = !training ? &m->alone : o && o->shard ? o->shard : m->comm;   // what is not trained is whole on every rank
+    m->replicas = !training ? m->comm : o && o->replicas ? o->replicas : &m->alone;
     m->zero = !training || m->comm->size == 1 ? 0 : o->zero && m->shard->size > 1 ? (int)o->zero : 1;
     m->place_layer = -1;
     if (o) m->lora = o->lora;
@@ -875,16 +887,22 @@ void model_zero_moments(Model *m) {
     m->updates = 0;
 }
 
-// the documents of a batch: one begins wherever position is 0, and with every row
+// The documents of a batch and, behind each, its branches. A document begins with every row and wherever position is 0.
 static void find_documents(Model *m, const Batch *b) {
+    Span *span = NULL, *document = NULL;
     m->num_documents = 0;
     for (int64_t i = 0; i < b->B * b->T; i++) {
         CHECK(b->tokens[i] >= 0 && b->tokens[i] < m->config.vocab_size && b->positions[i] >= 0 && b->positions[i] < m->T);
-        if (i % b->T == 0 || b->positions[i] == 0) {
-            m->documents[m->num_documents].begin = i;
-            m->num_documents++;
+        bool first = i % b->T == 0 || b->positions[i] == 0;
+        if (first || b->positions[i] != b->positions[i - 1] + 1) {
+            span = &m->documents[m->num_documents++];
+            if (first) document = span;
+            span->begin = i;
+            span->document = document->begin;
+            span->prefix = first ? 0 : b->positions[i];
+            CHECK(first || (b->positions[document->begin] == 0 && span->prefix <= document->end - document->begin));
         }
-        m->documents[m->num_documents - 1].end = i + 1;
+        span->end = i + 1;
     }
 }
 

@@ -313,8 +313,8 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     m->B = B; m->T = T; m->training = training;
     m->alone.size = m->alone.stride = 1;
     m->comm = o && o->comm && o->comm->size > 1 ? o->comm : &m->alone;
-    m->shard = o && o->shard ? o->shard : m->comm;
-    m->replicas = o && o->replicas ? o->replicas : &m->alone;
+    m->shard = !training ? &m->alone : o && o->shard ? o->shard : m->comm;   // what is not trained is whole on every rank
+    m->replicas = !training ? m->comm : o && o->replicas ? o->replicas : &m->alone;
     m->zero = !training || m->comm->size == 1 ? 0 : o->zero && m->shard->size > 1 ? (int)o->zero : 1;
     m->place_layer[0] = m->place_layer[1] = -1;
     if (o) CHECK(parse_moments(o->moments, &m->moment_type) && parse_recompute(o->recompute, &m->recompute));

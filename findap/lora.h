@@ -33,6 +33,10 @@ FN const char *lora_targets_text(uint32_t targets, char *text) {   // text: LORA
     for (int k = 0; k < LORA_TARGETS; k++) if (targets >> k & 1) at += (size_t)snprintf(text + at, LORA_TEXT_SIZE - at, "%s%s", at ? "," : "", lora_targets[k]);
     return text;
 }
+FN void lora_print(const Lora *l) {   // nothing without an adapter
+    char targets[LORA_TEXT_SIZE];
+    if (l->rank) fprintf(stderr, "LoRA: rank %" PRId64 ", alpha %g, scale %g, on %s\n", l->rank, l->alpha, lora_scale(l), lora_targets_text(l->targets, targets));
+}
 FN json_t *lora_to_json(const Lora *l) {
     char targets[LORA_TEXT_SIZE];
     return json_pack("{s:I,s:f,s:b,s:s}", "rank", (json_int_t)l->rank, "alpha", l->alpha, "rslora", (int)l->rslora, "targets", lora_targets_text(l->targets, targets));
@@ -138,6 +142,7 @@ FN bool lora_load_dir(Model *m, const char *dir, Error *e) {
     ok = comm_agree(model_comm(m), ok, e, "reading the adapter");
     if (ok) model_share(m);
     if (ok) comm_sum_i64(model_comm(m), &not_finite, 1, "weights that are not finite");
+    not_finite /= model_replicas(m)->size;   // each of which has counted its own copy
     if (ok && not_finite && model_comm(m)->rank == 0) warn("%s: %" PRId64 " weights are NaN or infinite ---> every loss will be; is the download damaged?", path, not_finite);
     free(path);
     free(pickle);

@@ -24,7 +24,9 @@
 #include "comm.h"     // defines: Comm
 #include "config.h"   // defines: Config
 
-// One packed micro-batch: B rows of T tokens, row-major. A document starts where position is 0; attention never leaves it.
+// One packed micro-batch: B rows of T tokens, row-major. A document starts where position is 0; attention never leaves it. Positions alone carry
+// the mask: one that is neither 0 nor one more than that before begins a branch, which continues the document's first `position` tokens - it sees
+// those and itself, nothing else of the row, and nothing sees it. (The CPU twin only; the GPU twin ends with an error on branches.)
 typedef struct {
     int64_t B, T;
     int32_t *tokens;     // (B,T)

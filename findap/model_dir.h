@@ -106,6 +106,7 @@ FN bool model_load_dir(Model *m, const char *dir, Error *e) {
     if (!comm_agree(model_comm(m), ok, e, "reading the weights")) return false;
     model_share(m);
     comm_sum_i64(model_comm(m), &not_finite, 1, "weights that are not finite");
+    not_finite /= model_replicas(m)->size;   // each of which has counted its own copy
     if (not_finite && model_comm(m)->rank == 0) warn("%s: %" PRId64 " weights are NaN or infinite ---> every loss will be; is the download damaged?", dir, not_finite);
     return true;
 }

@@ -487,10 +487,18 @@ FN void step_inert_row(Step *s) {
     s->rows++;
 }
 
-// appends one packed row. What no document fills is an inert stretch: a document of its own, without targets.
+// Ends the row that is being appended, filled up to place `at`. What no document fills is an inert stretch: a document of its own, without targets.
+FN void step_end_row(Step *s, int64_t at) {
+    int64_t end = (s->rows + 1) * s->T;
+    CHECK(at <= end);
+    for (int32_t i = 0; at < end; i++, at++) { s->tokens[at] = 0; s->positions[at] = i; s->targets[at] = -1; s->weights[at] = 0; s->stream[at] = -1; }
+    s->rows++;
+}
+
+// appends one packed row
 FN void step_add_row(Step *s, const Data *d, const Piece *pieces, const Packing *packing, int64_t row) {
     CHECK(s->rows < s->capacity);
-    int64_t at = s->rows * s->T, end = at + s->T;
+    int64_t at = s->rows * s->T;
     for (int64_t k = packing->row_start[row]; k < packing->row_start[row + 1]; k++) {
         const Piece *p = &pieces[packing->items[k]];
         const int32_t *tokens = d->files[p->file].shard.tokens + p->start;
@@ -507,8 +515,7 @@ FN void step_add_row(Step *s, const Data *d, const Piece *pieces, const Packing 
         s->filled += p->length;
         s->documents++;
     }
-    for (int32_t i = 0; at < end; i++, at++) { s->tokens[at] = 0; s->positions[at] = i; s->targets[at] = -1; s->weights[at] = 0; s->stream[at] = -1; }
-    s->rows++;
+    step_end_row(s, at);
 }
 
 // Fills the step that begins at (*epoch, *row) and moves the cursor behind it. A step goes on into the next epoch, so that
@@ -527,6 +534,42 @@ FN void step_fill(Step *s, Data *d, int stage, int64_t *epoch, int64_t *row) {
         }
         step_add_row(s, d, data->pieces, &data->packing, (*row)++);
     }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// which rank gets which rows
+
+typedef struct { double pairs; int64_t row; } RowWork;
+FN int row_work_compare(const void *a, const void *b) {   // falling, equal work in the order of rows
+    const RowWork *x = (const RowWork *)a, *y = (const RowWork *)b;
+    if (x->pairs != y->pairs) return x->pairs > y->pairs ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+// This rank's rows of a step, which every rank has laid out whole: the same rows in the same order whatever the number of ranks. Rows are
+// given out by falling attention work (visible pairs), each to the rank that has least so far, so many to each; and a rank that has fewer gets an
+// inert one (documents of one token, no target), so that all ranks run the same number of micro-batches and meet in the same collectives.
+// owner (rows) gets the rank of each row.
+FN const Step *step_share(const Comm *c, const Step *s, Step *mine, int *owner) {
+    if (c->size == 1) return s;
+    int64_t rows = s->rows, most = (rows + c->size - 1) / c->size;
+    RowWork *work = (RowWork *)xcalloc(rows, sizeof(RowWork));
+    double *load = (double *)xcalloc(c->size, sizeof(double));
+    int64_t *given = (int64_t *)xcalloc(c->size, sizeof(int64_t));
+    for (int64_t r = 0; r < rows; r++) work[r].row = r;
+    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T].pairs += (double)s->positions[i] + 1;
+    qsort(work, (size_t)rows, sizeof *work, row_work_compare);
+    for (int64_t k = 0; k < rows; k++) {
+        int lightest = -1;
+        for (int r = 0; r < c->size; r++) if (given[r] < most && (lightest < 0 || load[r] < load[lightest])) lightest = r;
+        owner[work[k].row] = lightest;
+        given[lightest]++;
+        load[lightest] += work[k].pairs;
+    }
+    step_clear(mine);
+    for (int64_t r = 0; r < rows; r++) if (owner[r] == c->rank) step_copy_row(mine, s, r);
+    while (mine->rows < most) step_inert_row(mine);
+    free(work); free(load); free(given);
+    return mine;
 }
 
 #endif

@@ -123,37 +123,47 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
 // ---------------------------------------------------------------------------------------------------------------
 // settings: recipe and flags, and what does not go together
 
+// what any training program's flags have in common
+FN bool train_check_running(const TrainOptions *o, Flag *flags, int n, Error *e) {
+    if (o->save_dtype && strcmp(o->save_dtype, "bfloat16") != 0 && strcmp(o->save_dtype, "float32") != 0 && strcmp(o->save_dtype, "float16") != 0)
+        return fail(e, "--save-dtype is \"%s\", expected bfloat16, float32 or float16", o->save_dtype);
+    if (o->resume && o->overwrite) return fail(e, "--resume and --overwrite contradict each other ---> give the one that is meant");
+    if (o->quiet && !flag_unused(flags, n, "--log-every", "--quiet prints no line", e)) return false;
+    static const char *const running[] = {"--resume", "--overwrite", "--save-dtype", "--checkpoint-every", "--keep", "--stop-after-steps", "--log-every", "--quiet", "--merge"};
+    for (int i = 0; i < (int)(sizeof running / sizeof *running) && (o->dump || o->dry_run); i++)
+        if (!flag_unused(flags, n, running[i], o->dump ? "--dump does not train" : "--dry-run does not train", e)) return false;
+    static const char *const ranks[] = {"--zero", "--shard-ranks", "--watchdog"};
+    for (int i = 0; i < 3 && o->comm.size == 1; i++) if (!flag_unused(flags, n, ranks[i], "there is one rank", e)) return false;
+    if (o->shard_ranks > 0 && (int64_t)o->comm.size % o->shard_ranks != 0)
+        return fail(e, "--shard-ranks is %" PRId64 ", which does not divide the %d ranks ---> the number of processes on a host", o->shard_ranks, o->comm.size);
+    if (o->shard_ranks == 1 && !flag_unused(flags, n, "--zero", "with --shard-ranks 1 every rank has all of the state", e)) return false;
+    return true;
+}
+
 FN bool train_check_flags(TrainOptions *o, Flag *flags, int n, Error *e) {
     if (!o->model) return fail(e, "--model is missing ---> name a Hugging Face directory, see --help");
     if (!o->recipe == !o->data.n) return fail(e, "expected either --recipe FILE or --data SHARD..., found %s ---> see --help", o->recipe ? "both" : "neither");
     if (!o->out && !o->dump && !o->dry_run) return fail(e, "--out is missing ---> name the directory for the adapted model");
     if (strcmp(o->init, "model") != 0 && strcmp(o->init, "random") != 0) return fail(e, "--init is \"%s\", expected model or random", o->init);
     if (strcmp(o->init, "random") != 0 && !flag_unused(flags, n, "--init-seed", "only --init random draws weights", e)) return false;
+    if (strcmp(o->packing, "best-fit") != 0 && strcmp(o->packing, "next-fit") != 0) return fail(e, "--packing is \"%s\", expected best-fit or next-fit", o->packing);
+    if (flag_given(flags, n, "--steps") + flag_given(flags, n, "--epochs") + flag_given(flags, n, "--tokens") > 1)
+        return fail(e, "more than one of --steps, --epochs and --tokens ---> give the one that is meant");
+    if (o->dump && o->dry_run) return fail(e, "--dump and --dry-run contradict each other ---> give the one that is meant");
+    if (o->recipe && !flag_unused(flags, n, "--dev-data", "a recipe names its \"dev_shards\" itself", e)) return false;
+    if (o->dev_data.n && !flag_unused(flags, n, "--dev-rows", "--dev-data is what is evaluated on", e)) return false;
+    return train_check_running(o, flags, n, e);
+}
+
+// LoRA's settings: the flags', or those of --adapter, with which the flags that were given must agree
+FN bool train_lora(TrainOptions *o, Flag *flags, int n, Error *e) {
+    Lora *l = &o->memory.lora, file;
     static const char *const lora_flags[] = {"--lora-alpha", "--lora-rslora", "--lora-targets", "--lora-seed", "--merge"};
     for (int i = 0; i < (int)(sizeof lora_flags / sizeof *lora_flags) && !o->lora_rank && !o->adapter; i++)
         if (!flag_unused(flags, n, lora_flags[i], "without --lora-rank or --adapter there is no adapter", e)) return false;
     if ((o->lora_rank || o->adapter) && strcmp(o->init, "random") == 0) return fail(e, "--init random and LoRA do not go together: an adapter for weights that are not kept is of no use ---> train a model first");
     if (o->adapter && !flag_unused(flags, n, "--lora-seed", "--adapter is where the run starts", e)) return false;
     if ((o->lora_rank || o->adapter) && !o->merge && !flag_unused(flags, n, "--save-dtype", "an adapter is saved in float32, and without --merge there is no model", e)) return false;
-    if (strcmp(o->packing, "best-fit") != 0 && strcmp(o->packing, "next-fit") != 0) return fail(e, "--packing is \"%s\", expected best-fit or next-fit", o->packing);
-    if (o->save_dtype && strcmp(o->save_dtype, "bfloat16") != 0 && strcmp(o->save_dtype, "float32") != 0 && strcmp(o->save_dtype, "float16") != 0)
-        return fail(e, "--save-dtype is \"%s\", expected bfloat16, float32 or float16", o->save_dtype);
-    if (flag_given(flags, n, "--steps") + flag_given(flags, n, "--epochs") + flag_given(flags, n, "--tokens") > 1)
-        return fail(e, "more than one of --steps, --epochs and --tokens ---> give the one that is meant");
-    if (o->resume && o->overwrite) return fail(e, "--resume and --overwrite contradict each other ---> give the one that is meant");
-    if (o->dump && o->dry_run) return fail(e, "--dump and --dry-run contradict each other ---> give the one that is meant");
-    if (o->recipe && !flag_unused(flags, n, "--dev-data", "a recipe names its \"dev_shards\" itself", e)) return false;
-    if (o->dev_data.n && !flag_unused(flags, n, "--dev-rows", "--dev-data is what is evaluated on", e)) return false;
-    if (o->quiet && !flag_unused(flags, n, "--log-every", "--quiet prints no line", e)) return false;
-    static const char *const running[] = {"--resume", "--overwrite", "--save-dtype", "--checkpoint-every", "--keep", "--stop-after-steps", "--log-every", "--quiet", "--merge"};
-    for (int i = 0; i < (int)(sizeof running / sizeof *running) && (o->dump || o->dry_run); i++)
-        if (!flag_unused(flags, n, running[i], o->dump ? "--dump does not train" : "--dry-run does not train", e)) return false;
-    return true;
-}
-
-// LoRA's settings: the flags', or those of --adapter, with which the flags that were given must agree
-FN bool train_lora(TrainOptions *o, Flag *flags, int n, Error *e) {
-    Lora *l = &o->memory.lora, file;
     if (!o->lora_rank && !o->adapter) return true;
     l->rank = o->lora_rank; l->alpha = o->lora_alpha > 0 ? o->lora_alpha : 2.0 * (double)o->lora_rank; l->rslora = o->lora_rslora;
     if (!lora_parse_targets(o->lora_targets, &l->targets, e)) return false;
@@ -308,39 +318,6 @@ FN int64_t train_all_steps(const Data *d) {
     return n;
 }
 
-typedef struct { double pairs; int64_t row; } RowWork;
-FN int row_work_compare(const void *a, const void *b) {   // falling, equal work in the order of rows
-    const RowWork *x = (const RowWork *)a, *y = (const RowWork *)b;
-    if (x->pairs != y->pairs) return x->pairs > y->pairs ? -1 : 1;
-    return x->row < y->row ? -1 : x->row > y->row;
-}
-// This rank's rows of a step, which every rank has laid out whole: the same rows in the same order whatever the number of ranks. Rows are
-// given out by falling attention work (visible pairs), each to the rank that has least so far, so many to each; and a rank that has fewer gets an
-// inert one (documents of one token, no target), so that all ranks run the same number of micro-batches and meet in the same collectives.
-FN const Step *train_share(Train *t, const Step *s, Step *mine) {
-    const Comm *c = t->comm;
-    if (c->size == 1) return s;
-    int64_t rows = s->rows, most = (rows + c->size - 1) / c->size;
-    RowWork *work = (RowWork *)xcalloc(rows, sizeof(RowWork));
-    double *load = (double *)xcalloc(c->size, sizeof(double));
-    int64_t *given = (int64_t *)xcalloc(c->size, sizeof(int64_t));
-    for (int64_t r = 0; r < rows; r++) work[r].row = r;
-    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T].pairs += (double)s->positions[i] + 1;
-    qsort(work, (size_t)rows, sizeof *work, row_work_compare);
-    for (int64_t k = 0; k < rows; k++) {
-        int lightest = -1;
-        for (int r = 0; r < c->size; r++) if (given[r] < most && (lightest < 0 || load[r] < load[lightest])) lightest = r;
-        t->owner[work[k].row] = lightest;
-        given[lightest]++;
-        load[lightest] += work[k].pairs;
-    }
-    step_clear(mine);
-    for (int64_t r = 0; r < rows; r++) if (t->owner[r] == c->rank) step_copy_row(mine, s, r);
-    while (mine->rows < most) step_inert_row(mine);
-    free(work); free(load); free(given);
-    return mine;
-}
-
 // Forward, and with `trained` > 0 backward, over the rows of a step in micro-batches; log-probs go to logp (rows, T), complete
 // once the model has been waited for. With `logits`, all of them (rows, T, V) are stored.
 FN void train_pass(Train *t, const Step *s, int64_t trained, float *logp, float *logits) {
@@ -409,7 +386,7 @@ FN void train_issue(Train *t) {
     Schedule schedule = {r->schedule, r->lr, r->warmup, r->floor, r->decay, s->horizon};
     record->lr = schedule_lr(&schedule, p->stage_step);
     if (step->trained > 0) {   // rows without any target teach nothing; AdamW on a zero gradient would still decay
-        mine = train_share(t, step, &t->shared[q->slot]);
+        mine = step_share(t->comm, step, &t->shared[q->slot], t->owner);
         model_zero_grad(t->model);
         train_pass(t, mine, step->trained, t->logp_held[q->slot], NULL);
         // how many updates there were is only known late; the model counts on from where it was told once
@@ -520,7 +497,7 @@ FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
         step_clear(step);
         while (step->rows < most && row < s->dev.num_rows) step_add_row(step, t->data, s->dev_pieces, &s->dev, row++);
         targets += step->trained;
-        const Step *mine = train_share(t, step, &t->shared[0]);
+        const Step *mine = step_share(t->comm, step, &t->shared[0], t->owner);
         train_pass(t, mine, 0, t->logp_held[0], NULL);
         model_wait(t->model);
         sum += train_sum(mine, t->logp_held[0], sums, counts);
@@ -639,10 +616,8 @@ FN void train_print_plan(const Train *t) {
     int64_t bytes = model_memory_bytes(t->config, r->micro_rows, r->seq_len, true, &t->options->memory, plan);
     fprintf(stderr, "memory: model, gradient, moments and activations %.1f MiB (%s), two steps' rows %.1f MiB; token shards are mapped, not loaded\n",
             (double)bytes / MiB, plan, 2 * (double)(r->step_tokens * 24 + r->micro_rows * r->seq_len * 4) / MiB);
-    const Lora *lora = &t->options->memory.lora;
-    char targets[LORA_TEXT_SIZE];
-    if (lora->rank) fprintf(stderr, "LoRA: rank %" PRId64 ", alpha %g, scale %g, on %s\n", lora->rank, lora->alpha, lora_scale(lora), lora_targets_text(lora->targets, targets));
-    double each = lora->rank ? 4 : 6;   // nothing is computed for the gradient of a frozen weight
+    lora_print(&t->options->memory.lora);
+    double each = t->options->memory.lora.rank ? 4 : 6;   // nothing is computed for the gradient of a frozen weight
     fprintf(stderr, "in all %" PRId64 " steps, %.4g tokens, %.4g parameters, about %.3g FLOPs (%g x parameters x tokens)\n", t->steps, tokens, parameters, each * parameters * tokens, each);
 }
 
@@ -650,7 +625,7 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     Model *m = t->model;
     int64_t epoch = 0, row = 0, V = t->config->vocab_size;
     step_fill(&t->steps_held[0], t->data, 0, &epoch, &row);
-    const Step *all = &t->steps_held[0], *s = train_share(t, all, &t->shared[0]);
+    const Step *all = &t->steps_held[0], *s = step_share(t->comm, all, &t->shared[0], t->owner);
     bool first = t->comm->rank == 0;
     if (all->trained == 0) return fail(e, "the first step has no trained target ---> is this the right data?");
     int64_t places = s->rows * s->T, one = 1, shape[3] = {s->rows, s->T, V}, logits_bytes = 0;
@@ -765,26 +740,17 @@ FN bool train_same(const Train *t, Error *e) {
     return comm_same(t->comm, hash.hex, (int64_t)sizeof hash.hex, e);
 }
 
-FN void train_check_tokenizer(const Train *t) {
-    char *path = path_join(t->options->model, "tokenizer.json");
+FN void train_check_tokenizer(const char *model, const Shard *s) {
+    char *path = path_join(model, "tokenizer.json");
     Hash h;
-    if (file_exists(path) && hash_file(path, &h, NULL) && strcmp(h.hex, t->data->files[0].shard.tokenizer) != 0)
+    if (file_exists(path) && hash_file(path, &h, NULL) && strcmp(h.hex, s->tokenizer) != 0)
         warn("%s: is not the tokenizer that the data was prepared with (%.8s, not %.8s) ---> prepare with --tokenizer %s, unless the two are equivalent", path, h.hex,
-             t->data->files[0].shard.tokenizer, t->options->model);
+             s->tokenizer, model);
     free(path);
 }
 
-FN bool train_make_model(Train *t, Error *e) {
-    const Recipe *r = t->recipe;
-    t->model = model_create(t->config, r->micro_rows, r->seq_len, true, &t->options->memory);
-    int64_t rows = r->step_tokens / r->seq_len > r->micro_rows ? r->step_tokens / r->seq_len : r->micro_rows;   // a step's, or an evaluation's
-    for (int i = 0; i < 2; i++) {
-        step_new(&t->steps_held[i], rows, r->seq_len);
-        if (i == 0) t->owner = (int *)xcalloc(rows, sizeof(int));
-        if (t->comm->size > 1) step_new(&t->shared[i], rows / t->comm->size + 1, r->seq_len);
-        t->logp_held[i] = (float *)model_host_alloc(rows * r->seq_len * (int64_t)sizeof(float));
-    }
-    t->coef = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
+// the weights that training begins with, a fresh or given adapter among them
+FN bool train_weights(Train *t, Error *e) {
     double begin = seconds_now();
     bool random = strcmp(t->options->init, "random") == 0;
     if (random) model_init_random(t->model, (uint64_t)t->options->init_seed);
@@ -796,23 +762,23 @@ FN bool train_make_model(Train *t, Error *e) {
     model_zero_moments(t->model);
     return true;
 }
-
-FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
-    TrainOptions *o = t->options;
-    bool found = false;
-    t->progress.best_dev = INFINITY;
-    t->progress.dev_stage_step = t->progress.best_dev_step = t->saved_step = -1;
-    if (o->resume && !checkpoint_resume(o->out, t->model, &t->progress, t->identity, &found, e)) return false;
-    if (o->resume && !found && t->comm->rank == 0) warn("%s/checkpoints: there is no checkpoint yet ---> starting from the beginning", o->out);
-    if (found) {
-        t->saved_step = t->progress.step;
-        const Progress *p = &t->progress;
-        if (p->stage >= t->recipe->num_stages || p->stage_step > t->data->stages[p->stage].stop || p->epoch < 0 || p->row < 0) return fail(e, "%s: the checkpoint's cursor is beyond the recipe", o->out);
-        stage_epoch(t->data, (int)p->stage, p->epoch);
-        if (p->row > t->data->stages[p->stage].packing.num_rows) return fail(e, "%s: the checkpoint's row %" PRId64 " is beyond the epoch", o->out, p->row);
-        log_say(&t->log, "resumed after step %" PRId64 ": stage %s, epoch %" PRId64 ", row %" PRId64 "\n", p->step, t->recipe->stages[p->stage].name, p->epoch, p->row);
+FN bool train_make_model(Train *t, Error *e) {
+    const Recipe *r = t->recipe;
+    t->model = model_create(t->config, r->micro_rows, r->seq_len, true, &t->options->memory);
+    int64_t rows = r->step_tokens / r->seq_len > r->micro_rows ? r->step_tokens / r->seq_len : r->micro_rows;   // a step's, or an evaluation's
+    for (int i = 0; i < 2; i++) {
+        step_new(&t->steps_held[i], rows, r->seq_len);
+        if (i == 0) t->owner = (int *)xcalloc(rows, sizeof(int));
+        if (t->comm->size > 1) step_new(&t->shared[i], rows / t->comm->size + 1, r->seq_len);
+        t->logp_held[i] = (float *)model_host_alloc(rows * r->seq_len * (int64_t)sizeof(float));
     }
-    if (o->checkpoint_every > 0 && o->checkpoint_every < t->steps - t->progress.step) checkpoint_prepare(&t->writer, t->model);
+    t->coef = (float *)xmalloc(r->micro_rows * r->seq_len * (int64_t)sizeof(float));
+    return train_weights(t, e);
+}
+
+// the log's first record of this process
+FN void train_started(Train *t, bool found, int argc, char **argv) {
+    if (t->options->checkpoint_every > 0 && t->options->checkpoint_every < t->steps - t->progress.step) checkpoint_prepare(&t->writer, t->model);
     t->log.start = seconds_now();
     t->log.first_step = t->progress.step;
     json_t *j = json_object(), *command = json_array();
@@ -831,6 +797,32 @@ FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
     if (model_notes(t->model)[0]) json_object_set_new(j, "notes", json_string(model_notes(t->model)));
     json_object_set(j, "run", t->identity);
     log_record(&t->log, j);
+}
+
+// the state of the newest good checkpoint, with --resume, else that of a beginning
+FN bool train_resume(Train *t, bool *found, Error *e) {
+    TrainOptions *o = t->options;
+    *found = false;
+    t->progress.best_dev = INFINITY;
+    t->progress.dev_stage_step = t->progress.best_dev_step = t->saved_step = -1;
+    if (o->resume && !checkpoint_resume(o->out, t->model, &t->progress, t->identity, found, e)) return false;
+    if (o->resume && !*found && t->comm->rank == 0) warn("%s/checkpoints: there is no checkpoint yet ---> starting from the beginning", o->out);
+    if (*found) t->saved_step = t->progress.step;
+    return true;
+}
+
+FN bool train_begin(Train *t, int argc, char **argv, Error *e) {
+    TrainOptions *o = t->options;
+    bool found = false;
+    if (!train_resume(t, &found, e)) return false;
+    if (found) {
+        const Progress *p = &t->progress;
+        if (p->stage >= t->recipe->num_stages || p->stage_step > t->data->stages[p->stage].stop || p->epoch < 0 || p->row < 0) return fail(e, "%s: the checkpoint's cursor is beyond the recipe", o->out);
+        stage_epoch(t->data, (int)p->stage, p->epoch);
+        if (p->row > t->data->stages[p->stage].packing.num_rows) return fail(e, "%s: the checkpoint's row %" PRId64 " is beyond the epoch", o->out, p->row);
+        log_say(&t->log, "resumed after step %" PRId64 ": stage %s, epoch %" PRId64 ", row %" PRId64 "\n", p->step, t->recipe->stages[p->stage].name, p->epoch, p->row);
+    }
+    train_started(t, found, argc, argv);
     return true;
 }
 
@@ -868,7 +860,7 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     sums = (double *)xcalloc(most, sizeof(double));
     counts = (int64_t *)xcalloc(most, sizeof(int64_t));
     t.losses = (StreamLoss *)xcalloc(most, sizeof(StreamLoss));
-    if (first) train_check_tokenizer(&t);
+    if (first) train_check_tokenizer(o->model, &data.files[0].shard);
     if (!comm_agree(c, (!first || o->dump || train_out_check(o, e)) && train_identity(&t, e), e, "looking at --out")) goto end;
     if (!train_same(&t, e) || !comm_agree(c, train_make_model(&t, e), e, "making the model")) goto end;
     if (!comm_agree(c, !first || o->dump || train_out_directory(o, &t.log, e), e, "making --out")) goto end;
@@ -900,11 +892,6 @@ FN bool train_settings(TrainOptions *o, Flag *flags, int n, int argc, char **arg
     o->comm.deadline = o->watchdog;
     o->memory.comm = &o->comm;
     if (!train_check_flags(o, flags, n, e) || !train_lora(o, flags, n, e)) return false;
-    static const char *const ranks[] = {"--zero", "--shard-ranks", "--watchdog"};
-    for (int i = 0; i < 3 && o->comm.size == 1; i++) if (!flag_unused(flags, n, ranks[i], "there is one rank", e)) return false;
-    if (o->shard_ranks > 0 && (int64_t)o->comm.size % o->shard_ranks != 0)
-        return fail(e, "--shard-ranks is %" PRId64 ", which does not divide the %d ranks ---> the number of processes on a host", o->shard_ranks, o->comm.size);
-    if (o->shard_ranks == 1 && !flag_unused(flags, n, "--zero", "with --shard-ranks 1 every rank has all of the state", e)) return false;
     if (o->comm.rank > 0) o->quiet = true;
     if (!o->quiet) log_banner(FINDAP_DEVICE, argc, argv);
     if (o->recipe && !recipe_load(o->recipe, recipe, e)) return false;
@@ -936,10 +923,7 @@ FN bool train_groups(TrainOptions *o, Error *e) {
     return true;
 }
 
-// main of train_findap. Exit status: 0 the job was done; 1 an error; EXIT_STOPPED (3) stopped by SIGTERM, SIGINT or
-// --stop-after-steps, with a checkpoint from which the same command with --resume goes on.
-FN int train_main(int argc, char **argv) {
-    program_name = "train_findap";
+FN void train_signals(void) {
     sigbus_message();
     signal(SIGXFSZ, SIG_IGN);   // a file-size limit is then a failed write like a full disk
     train_stop_signal = 0;
@@ -950,6 +934,13 @@ FN int train_main(int argc, char **argv) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);   // mpirun passes this one on to every rank
+}
+
+// main of train_findap. Exit status: 0 the job was done; 1 an error; EXIT_STOPPED (3) stopped by SIGTERM, SIGINT or
+// --stop-after-steps, with a checkpoint from which the same command with --resume goes on.
+FN int train_main(int argc, char **argv) {
+    program_name = "train_findap";
+    train_signals();
     TrainOptions o;
     Recipe recipe;
     memset(&recipe, 0, sizeof recipe);

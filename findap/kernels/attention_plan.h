@@ -69,7 +69,10 @@ static inline AttentionPlan attention_plan(int32_t *block, const int32_t *positi
     for (int64_t b = 0; b < B; b++) {
         int64_t begin = 0;
         for (int64_t t = 0; t < T; t++) {
-            if (positions[b * T + t] == 0) begin = t;
+            const int32_t *at = positions + b * T + t;
+            if (*at == 0) begin = t;
+            else if (t > 0 && *at != at[-1] + 1)   // a branch (findap/model.h): a second visible range, which no kernel has yet
+                die("attention: position %d stands behind position %d: a prompt shared by two answers is not in the GPU's kernels yet ---> use the CPU twin: dpo_cpu", *at, at[-1]);
             start[b * T + t] = (int32_t)begin;
             plan.visible_pairs += (double)(t - begin + 1);
         }
