@@ -123,7 +123,7 @@ struct Model {
     char notes[8192];        // the GEMM algorithms that were chosen
     cudaStream_t stream;
     StepState *results;      // pinned, (MODEL_UPDATES_AHEAD)
-    cudaEvent_t updated[MODEL_UPDATES_AHEAD];
+    cudaEvent_t began[MODEL_UPDATES_AHEAD], updated[MODEL_UPDATES_AHEAD];
     int64_t updates_issued, results_read;
 };
 enum { STAGING = 16 << 20 };
@@ -499,7 +499,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     upload_create(&m->batch_upload);
     upload_create(&m->head_upload);
     CUDA_CHECK(cudaMallocHost((void **)&m->results, MODEL_UPDATES_AHEAD * sizeof(StepState)));
-    for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) CUDA_CHECK(cudaEventCreateWithFlags(&m->updated[i], cudaEventDisableTiming));
+    for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) { CUDA_CHECK(cudaEventCreate(&m->began[i])); CUDA_CHECK(cudaEventCreate(&m->updated[i])); }
     int64_t half = config->head_dim / 2;
     float *inv_freq = (float *)xcalloc(half, sizeof(float)), *table = (float *)xcalloc(T * half * 2, sizeof(float));
     config_rope_inv_freq(config, inv_freq);
@@ -528,7 +528,7 @@ void model_free(Model *m) {
     cudaFree(m->params); cudaFree(m->remainder); cudaFree(m->grads); cudaFree(m->moment1); cudaFree(m->moment2); cudaFree(m->arena);
     upload_free(&m->batch_upload); upload_free(&m->head_upload);
     cudaFreeHost(m->results);
-    for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) cudaEventDestroy(m->updated[i]);
+    for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) { cudaEventDestroy(m->began[i]); cudaEventDestroy(m->updated[i]); }
     gemm_destroy(&m->gemm);
     cudaStreamDestroy(m->stream); cudaStreamDestroy(m->copy_stream); cudaEventDestroy(m->copied);
     free(m->layers);
@@ -736,6 +736,7 @@ static void clear_grad(Model *m, const char *name) {   // of a tensor outside th
 }
 
 void model_zero_grad(Model *m) {
+    CUDA_CHECK(cudaEventRecord(m->began[m->updates_issued % MODEL_UPDATES_AHEAD], m->stream));
     m->fresh = m->head_fresh = m->sums_fresh = true;
     m->sums = (uint64_t)m->comm->rank << 54;   // every rank of the job, replicas too, rounds by its own noise, or the noise of the sum would grow with their number
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
@@ -1028,8 +1029,11 @@ StepResult model_result(Model *m) {
     memset(&r, 0, sizeof r);
     if (m->results_read < m->updates_issued) {
         int slot = (int)(m->results_read++ % MODEL_UPDATES_AHEAD);
+        float ms;
         CUDA_CHECK(cudaEventSynchronize(m->updated[slot]));
         state = m->results[slot];
+        CUDA_CHECK(cudaEventElapsedTime(&ms, m->began[slot], m->updated[slot]));
+        r.seconds = 1e-3 * (double)ms;
     } else {
         CUDA_CHECK(cudaMemcpyAsync(&state, m->state, sizeof state, cudaMemcpyDeviceToHost, m->stream));
         CUDA_CHECK(cudaStreamSynchronize(m->stream));

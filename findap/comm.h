@@ -38,6 +38,10 @@ struct Comm {
     volatile double waiting_since;
     const char *volatile waiting_for;
     volatile bool ending;
+    // what else the watchdog asks: are the links of the GPUs broken? Returns why, NULL: they are not. Both under `lock`, see comm_watch_links
+    const char *(*broken)(void *links);
+    void *links;
+    pthread_mutex_t lock;
 };
 FN int comm_job_rank(const Comm *c, int k) { return c->first + k * c->stride; }
 
@@ -56,6 +60,13 @@ FN void *comm_watch(void *argument) {
     double since = 0, waited = 0;
     while (!c->ending) {
         usleep(200000);
+        pthread_mutex_lock(&c->lock);
+        const char *why = c->broken ? c->broken(c->links) : NULL;
+        pthread_mutex_unlock(&c->lock);
+        if (why) {
+            fprintf(stderr, "%s: error: rank %d: the links to other GPUs are broken (%s); the job ends ---> NCCL_DEBUG=INFO tells more; the same command with --resume goes on from the last checkpoint\n", program_name, c->rank, why);
+            comm_abort(c, 1);
+        }
         double now = c->waiting_since;
         waited = now > 0 && now == since ? waited + 0.2 : 0;   // in this thread's own time: a job that was suspended has not waited
         since = now;
@@ -66,6 +77,12 @@ FN void *comm_watch(void *argument) {
         }
     }
     return NULL;
+}
+// From now on the watchdog asks broken(links) five times a second; broken NULL: no more, and it is not asking now either
+FN void comm_watch_links(Comm *c, const char *(*broken)(void *), void *links) {
+    pthread_mutex_lock(&c->lock);
+    c->broken = broken; c->links = links;
+    pthread_mutex_unlock(&c->lock);
 }
 FN void comm_die(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
 #endif
@@ -105,6 +122,7 @@ FN bool comm_begin(Comm *c, double deadline, Error *e) {
     c->host = c->rank;
     MPI_Bcast(&c->host, 1, MPI_INT, 0, host);
     MPI_Comm_free(&host);
+    pthread_mutex_init(&c->lock, NULL);
     c->watched = pthread_create(&c->watchdog, NULL, comm_watch, c) == 0;
     return c->watched || fail(e, "the watchdog thread could not be started: %s", strerror(errno));
 #else

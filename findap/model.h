@@ -86,6 +86,7 @@ typedef struct {
     double loss;         // sum of -coef-weighted log-probs since model_zero_grad: the loss when coef = -w/N
     double grad_norm;    // before clipping
     bool skipped;        // loss or gradient was not finite: parameters and moments are unchanged
+    double seconds;      // that a GPU took for the step, from model_zero_grad to the end of model_update; 0: not known
 } StepResult;
 
 typedef struct Model Model;

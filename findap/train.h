@@ -411,6 +411,7 @@ FN bool train_finish(Train *t, double *sums, int64_t *counts, Error *e) {
     TrainPending q = t->pending[0];
     StepRecord *record = &q.record;
     const Step *step = &t->steps_held[q.slot];
+    double gpu = 0;
     t->pending[0] = t->pending[1];
     t->num_pending--;
     memset(sums, 0, (size_t)q.stage->num_streams * sizeof *sums);
@@ -424,13 +425,14 @@ FN bool train_finish(Train *t, double *sums, int64_t *counts, Error *e) {
         record->loss = sum / (double)step->trained;
         record->grad_norm = result.grad_norm;
         record->skipped = result.skipped;
+        gpu = result.seconds;
         if (result.skipped) { p->skipped_total++; p->skipped_in_a_row++; }
         else { p->adam_t++; p->skipped_in_a_row = 0; }
     }
     train_losses(t, q.stage, sums, counts);
     record->streams = t->losses; record->num_streams = q.stage->num_streams;
     double now = seconds_now(), begin = record->seconds > t->last_finish ? record->seconds : t->last_finish;   // overlapping steps share no second
-    record->seconds = now - begin;
+    record->seconds = gpu > 0 ? gpu : now - begin;   // the GPU's own time: when the host reads a result says little, with a queue of steps before it
     t->last_finish = now;
     log_step(&t->log, record);
     if (p->skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW)

@@ -28,6 +28,15 @@ typedef struct {
 
 #ifdef FINDAP_NCCL
 static void links_connect(Links *k);
+static const char *links_broken(void *links) {   // asked by the watchdog's thread: an error that came after the call that caused it, such as a dead network
+    const Links *k = (const Links *)links;
+    const ncclComm_t all[] = {k->nccl, k->nccl_shard, k->nccl_replicas};
+    for (ncclComm_t c : all) {
+        ncclResult_t status = ncclSuccess;
+        if (c && ncclCommGetAsyncError(c, &status) == ncclSuccess && status != ncclSuccess && status != ncclInProgress) return ncclGetErrorString(status);
+    }
+    return NULL;
+}
 // The ranks' first draws the name of the meeting place, MPI hands it round
 static ncclComm_t links_join(Comm *c) {
     ncclUniqueId id;
@@ -72,6 +81,7 @@ static void links_create(Links *k, Comm *comm, Comm *shard, Comm *replicas) {
     k->nccl_shard = shard->size == comm->size ? k->nccl : links_join(shard);
     k->nccl_replicas = links_join(replicas);
     links_connect(k);
+    comm_watch_links(comm, links_broken, k);
 #else
     die("%d ranks, but built without NCCL ---> install NCCL and build again", comm->size);
 #endif
@@ -82,6 +92,7 @@ static void links_free(Links *k) {
     comm_wait_begin(k->comm, "the end", false);
     cudaStreamSynchronize(k->stream);
     comm_wait_end(k->comm);
+    comm_watch_links(k->comm, NULL, NULL);
     comm_barrier(k->comm, "the end", true);   // nobody's transfer is cut off
     if (k->nccl_replicas) ncclCommAbort(k->nccl_replicas);
     if (k->nccl_shard && k->nccl_shard != k->nccl) ncclCommAbort(k->nccl_shard);
