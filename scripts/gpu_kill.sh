@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # A rank is killed (SIGKILL) at a random moment, 20 times, and the run goes on with --resume: the model at the end must have the bits of a run that nobody
-# disturbed. A small model on all GPUs of this host, a checkpoint every 10 steps; about three minutes.
+# disturbed. A small model on all GPUs of this host, a checkpoint every 10 steps; about five minutes on four H200s.
 #
 #   scripts/gpu_kill.sh [times] [steps]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 [ "$(id -u)" = 0 ] && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-times=${1:-20} steps=${2:-2000} gpus=$(nvidia-smi -L | wc -l) dir=build/gpu_kill
+times=${1:-20} steps=${2:-6000} gpus=$(nvidia-smi -L | wc -l) dir=build/gpu_kill
 bash scripts/compare.sh prepare || exit 1
 rm -rf $dir; mkdir -p $dir
 job() {   # directory under $dir, flags...

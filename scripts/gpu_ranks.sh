@@ -3,7 +3,7 @@
 # the same losses in every ZeRO stage (fp32 build, to the printed digits), the same command gives the same bits (bf16), every type of moments trains, and a
 # run goes on with another number of GPUs. With four GPUs the same in two groups of two that share the state (--shard-ranks 2), and with a copy on each
 # (--shard-ranks 1); each of these runs compares its replicas, weights and moments, before its last checkpoint, and fails where they differ.
-# About three minutes on four H200s.
+# About six minutes on four H200s.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
