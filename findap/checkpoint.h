@@ -10,8 +10,9 @@
 //
 // A thread copies the state to host memory while the next step's forward and backward passes run, which change none of it - only the update after
 // them waits for the copy (checkpoint_copied) -, writes it to step_N.tmp, syncs it, reads it back; when every rank's has (checkpoint_poll) rank 0
-// writes the manifest, syncs the directory, renames it, syncs the parent: under its name a checkpoint is whole or not there. Old ones are deleted after that. Damage that comes later (a truncated copy, a flipped bit) is
-// found by the XXH3 of the files and of the manifest; --resume then warns and takes the one before.
+// writes the manifest, syncs the directory, renames it, syncs the parent: under its name a checkpoint is whole or not there. Old ones are
+// deleted after that. Damage that comes later (a truncated copy, a flipped bit) is found by the XXH3 of the files and of the manifest;
+// --resume then warns and takes the one before.
 #ifndef FINDAP_CHECKPOINT_H
 #define FINDAP_CHECKPOINT_H
 #include "json.h"          // defines: json_parse_file
