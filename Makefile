@@ -112,6 +112,8 @@ build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/dpo: dpo.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 	@ln -sfn $@ $(notdir $@)
+build/dpo_fp32: dpo.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/train_findap_racecheck: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
@@ -160,13 +162,13 @@ deps:
 cuda: $(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS)
 	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
 
-compare: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32
+compare: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32
 	@bash scripts/compare.sh
 
-gpu-check: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/train_findap_racecheck $(LADDERS)
+gpu-check: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32 build/train_findap_racecheck $(LADDERS)
 	@bash scripts/gpu_check.sh
 
-gpu-ranks: build/prepare build/make_demo build/train_findap_cpu build/compare_dumps build/train_findap build/train_findap_fp32
+gpu-ranks: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32
 	@bash scripts/gpu_ranks.sh
 
 fuzz: $(FUZZERS)

@@ -12,23 +12,37 @@
 //
 // Iterated alignment is one run after another: --model the last OUT, new pairs sampled from it; the reference is then that model too.
 //
-// Compiled as C over the CPU reference (dpo_cpu); everything but attention's kernels is there for the GPU.
+// Compiled as C over the CPU reference (dpo_cpu), or by nvcc over the GPU twin (dpo).
 #define FINDAP_LIBRARY         // the model, without its main()
 #ifdef __CUDACC__
 #include "train_findap.cu"
-#define DPO_DEVICE_ERROR "two answers that share a prompt are not in the GPU's attention yet ---> use dpo_cpu"
 #else
 #include "train_findap.c"
-#define DPO_DEVICE_ERROR ""   // none
 #endif
 #include "findap/train.h"      // defines: Train, TrainOptions, train_flags, train_out_check, train_checkpoint, ...
 #include "findap/pairs.h"      // defines: Pairs, pairs_open, pairs_lay
 #include "findap/preference.h" // defines: Preference, preference_loss, preference_stats
 
-// What rounding may do to one log-prob p between two passes over the same weights: this times (1 + |log p|). Both passes make the same sums in the same
-// order, so that on the CPU the difference is 0; a few units in the last place are allowed to a twin that packs sums by the batch's shape.
+// What rounding may do to one log-prob p in a pass: this times (1 + |log p|); see logp_rounding. Reference and policy meet a pair in other company, so in rows
+// of other lengths and at other places.
+//
+// CPU: every sum is made in the same order all the same, the difference is 0; a few units in the last place for a compiler that orders them by shape.
+//
+// GPU: attention's tiles fall elsewhere in the answers and cuBLASLt chooses by shape, so sums have other orders, and a last bit that differs is within a few
+// layers another rounding of everything: the passes differ as two that round independently. Rounding to bf16 moves a number by 2^-9.3 of itself (rms).
+// The residual stream is rounded twice a layer, what is added to it about as often: 128 times in 32 layers, 2^-9.3 sqrt(128) = 2^-5.8 of the last hidden
+// state, and as much of the logits' spread, of some 4: 0.07. A logit of 16 is rounded once more when it is stored: 0.025. Together 0.075 in each pass,
+// 0.105 between two; on a token of p = 1/e, whose log-prob feels 1-p of it, 0.07. Six of that are 0.4 = 2 r (1 + 1): r = 0.1, here 2^-3. For an answer of 250 such
+// tokens that allows 8 nats; another template or prompt moves it by tens. In fp32 numbers have 16 bits more, but sums, then as long as before, lose
+// a few of them again: 2^-16.
 #ifndef FINDAP_LOGP_ROUNDING
+#if defined(__CUDACC__) && !defined(FINDAP_FP32)
+#define FINDAP_LOGP_ROUNDING 0x1p-3
+#elif defined(__CUDACC__)
+#define FINDAP_LOGP_ROUNDING 0x1p-16
+#else
 #define FINDAP_LOGP_ROUNDING 0x1p-20
+#endif
 #endif
 
 typedef struct {
@@ -144,7 +158,7 @@ FN bool dpo_settings(TrainOptions *o, DpoOptions *d, Flag *flags, int n, int arg
     if (!train_check_running(o, flags, n, e) || !train_lora(o, flags, n, e)) return false;
     if (o->comm.rank > 0) o->quiet = true;
     if (!o->quiet) log_banner(FINDAP_DEVICE, argc, argv);
-    return !DPO_DEVICE_ERROR[0] || fail(e, "%s", DPO_DEVICE_ERROR);
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -167,6 +181,7 @@ FN void dpo_pass(Dpo *d, Model *m, int64_t n, bool train) {
     pairs_lay(all, &d->pairs, d->which, n, t->options->seq_len);
     t->shared[0].T = all->T;
     const Step *s = step_share(t->comm, all, &t->shared[0], t->owner);
+    if (!t->logp_held[0]) t->logp_held[0] = (float *)model_host_alloc(t->options->micro_rows * t->options->seq_len * (int64_t)sizeof(float));   // a model has chosen the GPU by now
     memset(d->sums, 0, (size_t)(2 * n) * sizeof *d->sums);
     for (int64_t row = 0; row < s->rows; row += t->options->micro_rows) {
         Batch b = step_batch(s, row, s->rows - row < t->options->micro_rows ? s->rows - row : t->options->micro_rows);
@@ -304,12 +319,13 @@ FN int dpo_reference(Dpo *d, Error *e) {
         Config config;
         double begin = seconds_now();
         Model *m = NULL;
-        ok = config_load(from, &config, e);
+        ModelOptions plain = o->memory;   // with LoRA the reference is the model without its adapter
+        plain.lora.rank = 0;
+        ok = config_load(from, &config, e) && model_check(&config, &plain, e);
         if (ok && config.vocab_size < t->config->vocab_size) ok = fail(e, "%s: has a vocabulary of %d, that of --model is %d ---> choose a reference of the same family", from, (int)config.vocab_size, (int)t->config->vocab_size);
         if (ok && config.max_position < o->seq_len) ok = fail(e, "%s: has %d positions, rows have %" PRId64 " ---> use shorter rows: --seq-len", from, (int)config.max_position, o->seq_len);
+        ok = comm_agree(t->comm, ok, e, "the reference's config.json");   // models are made, and unmade, by all ranks together
         if (ok) {
-            ModelOptions plain = o->memory;   // with LoRA the reference is the model without its adapter
-            plain.lora.rank = 0;
             m = model_create(&config, o->micro_rows, o->seq_len, false, &plain);
             ok = model_load_dir(m, from, e);
         }
@@ -437,7 +453,7 @@ FN bool dpo_check_first(Dpo *d, const PreferenceStats *s, Error *e) {
     }
     for (int64_t i = 0; i < 2 * s->pairs; i++) {   // each answer by itself too: what moves both of a pair alike does not show in the loss
         const PairLogp *y = &d->batch[i / 2];
-        double off = fabs(y->logp[i % 2] - y->ref[i % 2]), most = 2 * FINDAP_LOGP_ROUNDING * ((double)y->tokens[i % 2] + fabs(y->logp[i % 2]));
+        double off = fabs(y->logp[i % 2] - y->ref[i % 2]), most = logp_rounding(FINDAP_LOGP_ROUNDING, y->tokens[i % 2], y->logp[i % 2]);
         if (off <= most && fabs(s->preference - want) <= s->rounding) continue;
         return fail(e, "the first step's %s loss is %.9f, expected %.9f within %.2g; the log-prob of an answer of pair %" PRId64 " is %.9g, by the reference %.9g: the same weights do not agree about these answers ---> remove "
                        "%s/checkpoints/reference.safetensors and start again; if that does not help it is a bug", loss_names[d->options->loss.kind], s->preference, want, s->rounding, d->which[i / 2], y->logp[i % 2], y->ref[i % 2], d->train.options->out);
@@ -554,7 +570,6 @@ FN void dpo_make_room(Dpo *d) {   // for a step's pairs: the most rows are one a
     step_new(&t->steps_held[0], n, T);
     if (t->comm->size > 1) step_new(&t->shared[0], n / t->comm->size + 1, T);
     t->owner = (int *)xcalloc(n, sizeof(int));
-    t->logp_held[0] = (float *)model_host_alloc(places);
     t->coef = (float *)xmalloc(places);
     d->batch = (PairLogp *)xcalloc(n, sizeof(PairLogp));
     d->weight = (double *)xcalloc(n, sizeof(double));

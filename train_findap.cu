@@ -452,7 +452,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     Model *m = (Model *)xmalloc(sizeof(Model));
     choose_device(options);
     define_model(m, config, B, T, training, options);
-    links_create(&m->links, m->comm, m->shard, m->replicas);
+    links_create(&m->links, training ? m->comm : &m->alone, m->shard, m->replicas);   // what is not trained exchanges nothing
     CUDA_CHECK(cudaGetDevice(&m->device));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->copy_stream, cudaStreamNonBlocking));

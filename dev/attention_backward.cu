@@ -258,7 +258,7 @@ struct Problem {
     int64_t head_bytes() const { return plan.visited_tiles * (NH / NKV) * DS_TILE; }
 };
 template <int HD> static void middle_rung(Problem *p, int rung) {
-    const Inputs in = {(int)p->T, (int)(ceil_div(p->T, QUERY_TILE) * QUERY_TILE), (int)p->NH, (int)p->NKV, 1.0f / sqrtf((float)HD), p->plan.document_start, p->plan.document_end, p->lse.at, p->dsum.at, p->dout.at,
+    const Inputs in = {(int)p->T, (int)(ceil_div(p->T, QUERY_TILE) * QUERY_TILE), (int)p->NH, (int)p->NKV, 1.0f / sqrtf((float)HD), p->plan.document_start, p->plan.seen_end, p->lse.at, p->dsum.at, p->dout.at,
                        p->qkv.at, p->dqkv.at};
     attention_backward_sum_kernel<HD><<<dim3((unsigned)(in.TP / QUERY_TILE), (unsigned)p->NH, (unsigned)p->B), 256>>>(p->dsum.at, p->dout.at, p->out.at, in.T, in.TP, in.NH);
     if (rung == 2) { tiled<HD, true>(in, p->B); tiled<HD, false>(in, p->B); }

@@ -4,6 +4,8 @@
 //     build/dev/attention_check            checks, then benchmark        build/dev/attention_check check | tiny | bench
 //     tiny: a few small problems, for compute-sanitizer
 //
+// Rows hold documents, or pairs of answers that share a prompt (findap/pairs.h).
+//
 // What is checked of each kernel: out, dq, dk, dv and lse are close (norm of the difference over the norm); every number was written (arrays
 // and scratch hold NaN before), and none behind an array's end (its last 1,024 bytes are a fence); it gives the same bits again; sm90's
 // backward gives the same bits with scratch for all key/value heads, for two and for one; and, since lse is all that a forward pass hands to a backward
@@ -31,9 +33,9 @@ __global__ static void normal_kernel(bf16 *x, int64_t n, uint64_t seed, float sc
 enum { FENCE = 1024 };   // bytes behind every array that must stay as they are
 typedef struct {
     int64_t B, T, NH, NKV, HD, N, W, A, TP;
-    int documents;                            // how many lengths were given; 0: one document a row
+    int documents, branches;                  // how many the list of lengths names; 0: one document a row
     AttentionPlan plan;
-    std::vector<int32_t> host_plan;
+    std::vector<int32_t> positions, host_plan;
     int32_t *device_plan, *counters;
     bf16 *qkv, *out, *dout, *dqkv;            // (N, W), (N, A), (N, A), (N, W)
     float *lse, *dsum;                        // (B, NH, TP)
@@ -43,20 +45,23 @@ typedef struct {
 
 template <typename T> static void allocate(T **p, int64_t n) { CUDA_CHECK(cudaMalloc((void **)p, (size_t)n * sizeof(T) + FENCE)); }
 
-// lengths: documents in turn, running on over rows; empty: one document a row. scale: of q, k and v
+// lengths: documents in turn, running on over rows; empty: one document a row. -p, n: a branch of n tokens, the first at position p, of the document before
+// (left out where that is in the row before). scale: of q, k and v
 static Problem problem(int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD, const std::vector<int> &lengths, float scale) {
     Problem p;
-    p.B = B; p.T = T; p.NH = NH; p.NKV = NKV; p.HD = HD; p.N = B * T; p.W = (NH + 2 * NKV) * HD; p.A = NH * HD; p.TP = ceil_div(T, QUERY_TILE) * QUERY_TILE; p.documents = (int)lengths.size();
-    std::vector<int32_t> positions((size_t)p.N);
+    p.B = B; p.T = T; p.NH = NH; p.NKV = NKV; p.HD = HD; p.N = B * T; p.W = (NH + 2 * NKV) * HD; p.A = NH * HD; p.TP = ceil_div(T, QUERY_TILE) * QUERY_TILE;
+    p.branches = (int)std::count_if(lengths.begin(), lengths.end(), [](int n) { return n < 0; }); p.documents = (int)lengths.size() - 2 * p.branches;
+    p.positions.resize((size_t)p.N);
     size_t next = 0;
     for (int64_t b = 0; b < B; b++)
         for (int64_t t = 0; t < T;) {
-            int64_t length = lengths.empty() ? T : lengths[next++ % lengths.size()];
-            for (int64_t i = 0; i < length && t < T; i++, t++) positions[(size_t)(b * T + t)] = (int32_t)i;
+            int64_t length = lengths.empty() ? T : lengths[next++ % lengths.size()], point = 0;
+            if (length < 0) { point = -length; length = t > 0 ? lengths[next % lengths.size()] : 0; next++; }
+            for (int64_t i = 0; i < length && t < T; i++, t++) p.positions[(size_t)(b * T + t)] = (int32_t)(point + i);
         }
     const int64_t ints = attention_plan_ints(B, T);
     p.host_plan.resize((size_t)ints);
-    AttentionPlan host = attention_plan(p.host_plan.data(), positions.data(), B, T);
+    AttentionPlan host = attention_plan(p.host_plan.data(), p.positions.data(), B, T);
     allocate(&p.device_plan, ints);
     CUDA_CHECK(cudaMemcpy(p.device_plan, p.host_plan.data(), (size_t)ints * 4, cudaMemcpyHostToDevice));
     p.plan = attention_plan_at(host, p.device_plan);
@@ -82,8 +87,8 @@ static void problem_free(Problem *p) {
     for (void *x : {(void *)p->device_plan, (void *)p->counters, (void *)p->qkv, (void *)p->dqkv, (void *)p->out, (void *)p->dout, (void *)p->lse, (void *)p->dsum, p->scratch, p->workspace}) CUDA_CHECK(cudaFree(x));
 }
 static std::string describe(const Problem *p) {
-    char text[128];
-    snprintf(text, sizeof text, "B %lld T %5lld heads %2lld/%-2lld HD %3lld documents %3d", (long long)p->B, (long long)p->T, (long long)p->NH, (long long)p->NKV, (long long)p->HD, p->documents);
+    char text[160];
+    snprintf(text, sizeof text, "B %lld T %5lld heads %2lld/%-2lld HD %3lld documents %3d branches %3d", (long long)p->B, (long long)p->T, (long long)p->NH, (long long)p->NKV, (long long)p->HD, p->documents, p->branches);
     return text;
 }
 
@@ -138,7 +143,7 @@ static Result run(Problem *p, int forward_kind, int backward_kind, int64_t scrat
     return r;
 }
 
-// the same by plain loops in double on the host; lse stays as it was where t >= T
+// the same by plain loops in double on the host, which keys a query sees from the positions alone; lse stays as it was where t >= T
 static void reference(Problem *p, std::vector<double> &out, std::vector<double> &dqkv, std::vector<float> &lse) {
     std::vector<bf16> qkv((size_t)(p->N * p->W)), dout((size_t)(p->N * p->NH * p->HD));
     CUDA_CHECK(cudaMemcpy(qkv.data(), p->qkv, qkv.size() * 2, cudaMemcpyDeviceToHost));
@@ -146,25 +151,34 @@ static void reference(Problem *p, std::vector<double> &out, std::vector<double> 
     out.assign(dout.size(), 0); dqkv.assign(qkv.size(), 0);
     const int64_t HD = p->HD, W = p->W, A = p->NH * HD;
     std::vector<double> x((size_t)p->T), dp((size_t)p->T);
+    std::vector<int64_t> keys;
     auto at = [](const std::vector<bf16> &v, int64_t i) { return (double)__bfloat162float(v[(size_t)i]); };
-    for (int64_t n = 0; n < p->N; n++)
+    for (int64_t n = 0; n < p->N; n++) {
+        const int64_t t = n % p->T, base = n - t;
+        const int32_t *position = p->positions.data() + base;
+        int64_t own = t, document;   // the first token of this one's document or branch; of its document
+        while (own > 0 && position[own] == position[own - 1] + 1) own--;
+        for (document = own; document > 0 && position[document] != 0; ) document--;
+        keys.clear();
+        for (int64_t j = document; j < document + position[own]; j++) keys.push_back(j);
+        for (int64_t j = own; j <= t; j++) keys.push_back(j);
         for (int64_t h = 0; h < p->NH; h++) {
-            const int64_t t = n % p->T, lo = p->host_plan[(size_t)n], base = n - t, g = h / (p->NH / p->NKV), q = n * W + h * HD, o = n * A + h * HD;
+            const int64_t g = h / (p->NH / p->NKV), q = n * W + h * HD, o = n * A + h * HD;
             auto k = [&](int64_t j) { return (base + j) * W + (p->NH + g) * HD; };
             double m = -1e300, sum = 0, D = 0;
-            for (int64_t j = lo; j <= t; j++) {
+            for (int64_t j : keys) {
                 x[(size_t)j] = 0; dp[(size_t)j] = 0;
                 for (int64_t c = 0; c < HD; c++) { x[(size_t)j] += at(qkv, q + c) * at(qkv, k(j) + c); dp[(size_t)j] += at(dout, o + c) * at(qkv, k(j) + p->NKV * HD + c); }
                 x[(size_t)j] /= sqrt((double)HD);
                 m = std::max(m, x[(size_t)j]);
             }
-            for (int64_t j = lo; j <= t; j++) { x[(size_t)j] = exp(x[(size_t)j] - m); sum += x[(size_t)j]; }
+            for (int64_t j : keys) { x[(size_t)j] = exp(x[(size_t)j] - m); sum += x[(size_t)j]; }
             lse[(size_t)((n / p->T * p->NH + h) * p->TP + t)] = (float)((m + log(sum)) * 1.4426950408889634);
-            for (int64_t j = lo; j <= t; j++) {
+            for (int64_t j : keys) {
                 x[(size_t)j] /= sum; D += x[(size_t)j] * dp[(size_t)j];
                 for (int64_t c = 0; c < HD; c++) out[(size_t)(o + c)] += x[(size_t)j] * at(qkv, k(j) + p->NKV * HD + c);
             }
-            for (int64_t j = lo; j <= t; j++) {
+            for (int64_t j : keys) {
                 const double ds = x[(size_t)j] * (dp[(size_t)j] - D) / sqrt((double)HD);
                 for (int64_t c = 0; c < HD; c++) {
                     dqkv[(size_t)(q + c)] += ds * at(qkv, k(j) + c);
@@ -173,6 +187,7 @@ static void reference(Problem *p, std::vector<double> &out, std::vector<double> 
                 }
             }
         }
+    }
 }
 
 static double number(bf16 x) { return (double)__bfloat162float(x); }
@@ -281,14 +296,25 @@ static std::vector<int> documents(int low, int high, int n, uint64_t seed) {
     for (int i = 0; i < n; i++) v.push_back(low + (int)(random_bits(seed, (uint64_t)i) % (uint32_t)(high - low + 1)));
     return v;
 }
+// pairs of answers as pairs.h lays them: a prompt and the chosen answer, then from the prompt's last token on the rejected one
+static std::vector<int> pairs(int prompt_low, int prompt_high, int answer_low, int answer_high, int n, uint64_t seed) {
+    const std::vector<int> prompts = documents(prompt_low, prompt_high, n, seed), answers = documents(answer_low, answer_high, 2 * n, seed + 1);
+    std::vector<int> v;
+    for (size_t i = 0; i < prompts.size(); i++) {
+        v.push_back(prompts[i] + answers[2 * i]);
+        if (prompts[i] > 1) v.push_back(1 - prompts[i]);   // of one token: the branch is a document
+        v.push_back(1 + answers[2 * i + 1]);
+    }
+    return v;
+}
 
 // The forward pass again and again on short documents, where blocks go quickly from one piece of work to the next: the same bits every time.
 // (It once gave a query tile's place back before it was read: a wrong row in one of 30,000 launches of this shape, and in no other check.)
 __global__ static void count_differences(const uint32_t *a, const uint32_t *b, int64_t n, int *differences) {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) if (a[i] != b[i]) atomicAdd(differences, 1);
 }
-static void check_again_and_again(int64_t HD, int launches) {
-    Problem p = problem(2, 2048, 8, 2, HD, documents(1, 90, 97, 2), 1);
+static void check_again_and_again(int64_t HD, const std::vector<int> &lengths, int launches) {
+    Problem p = problem(2, 2048, 8, 2, HD, lengths, 1);
     if (runs(SM90, &p)) {
         const int64_t words = p.N * p.A / 2, statistics = p.B * p.NH * p.TP;   // T is a multiple of the tile: all of lse is written
         bf16 *out;
@@ -326,7 +352,20 @@ static void check_all(void) {
                 const size_t h = (length + list) % 6;   // over the lengths every list meets every group
                 check(list % 2 ? 2 : 1, lengths[length], heads[h].NH, heads[h].NKV, HD, lists[list], list == 4 ? 3.0f : 1.0f, lengths[length] <= 200, lengths[length] == 333);
             }
+    const std::vector<std::vector<int>> pair_lists = {pairs(1, 4, 1, 3, 97, 10), pairs(1, 40, 1, 40, 97, 11), pairs(1, 700, 1, 300, 97, 12), pairs(200, 300, 60, 130, 97, 13), {100, -60, 70, -60, 40, -60, 5, -31, 90, -1, 33}};
+    const int pair_lengths[] = {65, 200, 333, 500, 1000, 2048};   // more than one document and its branches a row in most
+    const struct { int NH, NKV; } few[] = {{2, 2}, {4, 2}, {6, 2}, {7, 1}, {8, 1}, {5, 1}};   // groups of 1, 2, 3, 7, 8, 5
+    for (int64_t HD : {64, 128})
+        for (size_t length = 0; length < 6; length++)
+            for (size_t list = 0; list < pair_lists.size(); list++) {
+                const size_t h = (length + list) % 6;
+                check(list % 2 ? 2 : 1, pair_lengths[length], few[h].NH, few[h].NKV, HD, pair_lists[list], list == 3 ? 3.0f : 1.0f, pair_lengths[length] <= 333, pair_lengths[length] == 333);
+            }
+    for (int64_t HD : {64, 128})   // the branch point, the branch's beginning and the other answer's end on tiles' borders and beside them
+        for (int point : {1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 193})
+            for (int begin : {point + 1 + 62, point + 1 + 63, point + 1 + 64, 255, 256, 257, 383, 384, 385}) check(1, begin + 130, 2, 1, HD, {begin, -point, 130}, 1, HD == 64 || begin < 260);
     for (int64_t HD : {16, 32, 80, 256}) {
+        check(2, 300, 4, 2, HD, pairs(1, 90, 1, 60, 50, 7), 1, true);
         check(2, 150, 4, 2, HD, documents(1, 90, 50, 7), 1, true);
         check(1, 1, 2, 1, HD, {}, 1, true);
         check(1, 130, 7, 1, HD, {}, 1, true);
@@ -338,7 +377,12 @@ static void check_all(void) {
         check(2, 2048, 32, 8, HD, {}, 2, false, true);
     }
     check(2, 8192, 32, 8, 128, documents(120, 1500, 97, 8), 1, false);
-    for (int64_t HD : {64, 128}) check_again_and_again(HD, 150000);
+    check(2, 8192, 32, 8, 128, pairs(100, 1500, 50, 1000, 97, 14), 1, false);
+    check(1, 3000, 24, 3, 64, {1000, -400, 900, -400, 500, -7, 400}, 2, false);
+    for (int64_t HD : {64, 128}) {
+        check_again_and_again(HD, documents(1, 90, 97, 2), 150000);
+        check_again_and_again(HD, pairs(1, 60, 1, 40, 97, 2), 30000);
+    }
 }
 
 template <typename F> static double timed(F f, int n) {
@@ -383,6 +427,8 @@ int main(int argc, char **argv) {
         check(2, 333, 6, 1, 128, documents(1, 90, 50, 1), 1, false);
         check(1, 200, 8, 4, 64, documents(1, 3, 90, 2), 1, false);
         check(1, 65, 2, 2, 128, {}, 1, false);
+        check(2, 333, 6, 1, 128, pairs(1, 90, 1, 60, 50, 1), 1, false);
+        check(1, 400, 8, 4, 64, {150, -64, 130, -64, 100}, 1, false);
     } else if (what != "bench") check_all();
     if (what != "bench") {
         printf("%d checks, %d failed: %s\n", checks, failures, failures ? "FAILED" : "all ok");
@@ -394,6 +440,10 @@ int main(int argc, char **argv) {
             bench("1 x 8192 causal, 32/8 heads of 128", 1, 8192, 32, 8, 128, {}, SM90);
             bench("2 x 8192 documents of 120-1500, 32/8 heads of 128", 2, 8192, 32, 8, 128, packed, SM90);
             bench("1 x 8192 causal, 32/8 heads of 128", 1, 8192, 32, 8, 128, {}, CUDNN);
+        }
+        for (int kind : {SM90, MMA}) {   // the same 28 answers
+            bench("14 pairs, prompt 600, answers 250, shared: 2 x 7707", 2, 7707, 32, 8, 128, {850, -599, 251}, kind);
+            bench("14 pairs, prompt 600, answers 250, repeated: 4 x 5950", 4, 5950, 32, 8, 128, {850}, kind);
         }
         bench("2 x 8192 causal, 32/8 heads of 128", 2, 8192, 32, 8, 128, {}, SM90);
         bench("1 x 8192 causal, 32/8 heads of 64", 1, 8192, 32, 8, 64, {}, SM90);

@@ -26,7 +26,7 @@
 
 // One packed micro-batch: B rows of T tokens, row-major. A document starts where position is 0; attention never leaves it. Positions alone carry
 // the mask: one that is neither 0 nor one more than that before begins a branch, which continues the document's first `position` tokens - it sees
-// those and itself, nothing else of the row, and nothing sees it. (The CPU twin only; the GPU twin ends with an error on branches.)
+// those and itself, nothing else of the row, and nothing sees it. (The GPU twin wants a document's branches by falling position; equal ones will do.)
 typedef struct {
     int64_t B, T;
     int32_t *tokens;     // (B,T)

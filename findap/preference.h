@@ -70,11 +70,14 @@ FN PairLoss preference_loss(const Preference *p, const PairLogp *y) {   // witho
     return l;
 }
 
-// How far rounding may move this loss away from that of margin 0 when policy and reference are the same weights: each of the four sums may be
-// off by `rounding` times (1 + |log p|) a token, all in the worst direction.
+// How far an answer's log-prob may lie from that of another pass over the same weights, when rounding moves a token's by `rounding` times (1 + |log p|)
+// in each of the two. The tokens' errors are independent, hence the root: their sum is that of one token times the root of their number.
+FN double logp_rounding(double rounding, int64_t tokens, double logp) { return 2 * rounding * sqrt((double)tokens) * (1 + fabs(logp) / (double)tokens); }
+
+// How far rounding may move this loss away from that of margin 0 when policy and reference are the same weights: both answers in the worst direction.
 FN double preference_rounding(const Preference *p, const PairLogp *y, double rounding) {
     double h = 0, slope, at_zero = preference_of_margin(p, 0, &slope), most = 0;
-    for (int s = CHOSEN; s <= REJECTED; s++) h += 2 * rounding * ((double)y->tokens[s] + fabs(y->logp[s])) / (loss_uses_lengths(p->kind) ? (double)y->tokens[s] : 1);
+    for (int s = CHOSEN; s <= REJECTED; s++) h += logp_rounding(rounding, y->tokens[s], y->logp[s]) / (loss_uses_lengths(p->kind) ? (double)y->tokens[s] : 1);
     for (int side = -1; side <= 1; side += 2) {
         double d = fabs(preference_of_margin(p, side * h, &slope) - at_zero);
         if (d > most) most = d;

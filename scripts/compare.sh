@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make compare: the CPU twin against the GPU's, in fp32 and in bf16, on small models of every kind: one forward and backward pass
-# each over the same packed documents, then relative errors and cosines tensor by tensor (build/compare/*.txt). Needs a GPU.
+# each over the same packed documents, then relative errors and cosines tensor by tensor (build/compare/*.txt); and some steps of dpo, whose rows
+# have branches, by loss and gradient norm. Needs a GPU.
 #
 #   scripts/compare.sh prepare     only what needs none: configurations, data and the CPU's dumps, to be carried to a machine with one
 set -euo pipefail
@@ -29,11 +30,23 @@ llama16 LlamaForCausalLM 2 64 176 4 4 16 false null
 qwen128 Qwen2ForCausalLM 3 384 1024 6 1 128 true null
 qwen64 Qwen2ForCausalLM 2 448 1216 7 1 64 false null
 LIST
+    # pairs: one to eight reports are the prompt, others the answers
+    sed 's/^{"text": *"//; s/"}$//' $dir/demo/reports.jsonl | awk '{ t[NR] = $0 } END { for (n = 1; n + 16 <= NR && rows < 28; rows++) {
+        s[1] = s[2] = s[3] = ""; size[1] = 1 + rows % 8; size[2] = 1 + rows % 3; size[3] = 1 + rows % 5
+        for (k = 1; k <= 3; k++) for (i = 0; i < size[k]; i++) s[k] = s[k] t[n++] " "
+        printf "{\"prompt\":\"%s\",\"chosen\":\"%s\",\"rejected\":\"%s\"}\n", s[1], s[2], s[3] } }' >$dir/pairs.jsonl
+    build/prepare --tokenizer $dir/demo/model --kind pref --template llama3 --max-len 1000 --out $dir/shards/pairs $dir/pairs.jsonl 2>/dev/null
     touch $dir/done
 fi
 flags="--init random --init-seed 5 --data $dir/shards/reports $dir/shards/questions --seq-len 777 --step-tokens 3108 --micro-rows 2"
 for m in $models; do
     [ -e $dir/$m.cpu.safetensors ] || build/train_findap_cpu --model $dir/$m $flags --dump $dir/$m.cpu.safetensors 2>/dev/null
+done
+dpo_flags="--pairs $dir/shards/pairs --seq-len 1000 --micro-rows 2 --step-pairs 6 --steps 3 --lr 1e-3 --beta 0.5 --alpha 0.3 --schedule constant --warmup 0 --dev-pairs 4 --checkpoint-every 0 --quiet --overwrite"
+dpo_models="llama64 llama128 llama16"   # whose attention is another kernel each
+for m in $dpo_models; do
+    [ -e $dir/$m.weights/model.safetensors ] || build/train_findap_cpu --model $dir/$m $flags --steps 1 --lr 1e-9 --save-dtype float32 --quiet --overwrite --out $dir/$m.weights
+    [ -e $dir/$m.dpo_cpu/model.safetensors ] || build/dpo_cpu --model $dir/$m.weights $dpo_flags --out $dir/$m.dpo_cpu
 done
 [ "${1:-}" = prepare ] && exit 0
 
@@ -49,4 +62,16 @@ for m in $models; do check $m.bf16 build/train_findap $dir/$m.cpu.safetensors "-
 for r in swiglu norm,swiglu ffn,norm qkv,norm block; do check llama128.$r build/train_findap $dir/llama128.bf16.safetensors "--most 0" --recompute $r; done
 check llama128.again build/train_findap $dir/llama128.bf16.safetensors "--most 0"
 check llama128.bf16sums build/train_findap $dir/llama128.cpu.safetensors "--cosine 0.999 --loss 0.01" --gradients bf16
+# dpo: every loss and gradient norm of the log, and the loss of the pairs held out, beside the CPU's: by difference over 0.1 + the CPU's number
+numbers() { grep -oE '"(loss_nats_per_pair|preference_loss|grad_norm|dev_loss_nats_per_pair|logp_[a-z]*_nats_per_answer)": *[0-9.eE+-]*' "$1/log.jsonl" | sed 's/.*: *//'; }
+check_dpo() {   # model, program, bound
+    local name=$1.$(basename $2) cpu
+    cpu=$(numbers $dir/$1.dpo_cpu)
+    if $2 --model $dir/$1.weights $dpo_flags --out $dir/$name >$dir/$name.log 2>&1 && paste <(echo "$cpu") <(numbers $dir/$name) | awk -v bound=$3 '
+        { d = $2 - $1; if (d < 0) d = -d; a = $1 < 0 ? -$1 : $1; d /= 0.1 + a; if (NF != 2 || !(d <= bound)) bad = 1; if (d > most) most = d }
+        END { printf "%d numbers, largest difference %.1e, at most %g: %s\n", NR, most, bound, bad || NR < 15 ? "FAILED" : "ok"; exit bad || NR < 15 }' >$dir/$name.txt; then :; else status=1; fi
+    printf '%-26s %s\n' "$name" "$(tail -n 1 $dir/$name.txt 2>/dev/null || tail -n 1 $dir/$name.log)"
+}
+for m in $dpo_models; do check_dpo $m build/dpo_fp32 1e-3; done
+for m in $dpo_models; do check_dpo $m build/dpo 0.05; done   # until it is measured on a GPU
 exit $status

@@ -49,7 +49,7 @@ static void golden_numbers(void **state) {
         assert_true(fabs(s.loss - 0.693147180559945) < 1e-14 && s.accuracy == 0 && s.rounding > 0);
         // the bound is an honest one: a rounding of every sum by its share stays inside it, twice as much does not
         PairLogp off = same;
-        off.logp[CHOSEN] -= 2e-6 * (10 + 13.0); off.logp[REJECTED] += 2e-6 * (12 + 14.75);
+        off.logp[CHOSEN] -= 2e-6 * sqrt(10.0) * (1 + 1.3); off.logp[REJECTED] += 2e-6 * sqrt(12.0) * (1 + 14.75 / 12);
         double moved = preference_loss(&p, &off).loss - s.preference;
         assert_true(fabs(moved) <= s.rounding * (1 + 1e-6) && fabs(moved) > 0.9 * s.rounding);
     }

@@ -1,5 +1,5 @@
-// attention.cuh: which attention runs. Causal, inside documents, grouped queries; nothing of size T x T is stored in the forward
-// pass, and every version is deterministic.
+// attention.cuh: which attention runs. Causal, inside documents and their branches (attention_plan.h), grouped queries; nothing of size T x T is
+// stored in the forward pass, and every version is deterministic.
 //
 //     attention_*_sm90    Hopper, head_dim 64 or 128: TMA, wgmma, warp specialisation. What training on H100 and H200 uses.
 //     attention_*_mma     any GPU from sm_80, head_dim 64 or 128: mma.sync. Simpler; the other one's check.

@@ -18,13 +18,12 @@
 // dK, dV: one block takes a key tile of 128 and a key/value head, and runs over the queries that see it, of all heads of the group: dK and
 // dV stay in registers to the end. Two consumer warpgroups of 64 keys each, which never wait for each other, and one producer thread. Scores are
 // computed transposed (keys are rows), so that accumulators of P^T and dS^T are, packed, the A fragments of the next products; and the mask is
-// two numbers a thread: key <= query < end of the key's document. Q and dO tiles serve as both K-major and MN-major operands.
+// two numbers a thread: key <= query < seen_end of the key. Q and dO tiles serve as both K-major and MN-major operands.
 // The order inside a step (issue dP; exponentials; issue dV; wait dP; dS; issue dK; issue the next S; store dS; wait dV, dK; release; wait S) leaves no
 // wgmma under way across the loop's back-edge whose result is read behind it, which the compiler would answer by serialising all of them.
 //
 // Tiles in which none of a warpgroup's 64 keys is seen are neither computed nor written: the dQ part walks halves of 64 keys and meets the others.
-//
-// A second visible range (a shared prompt) needs a second run of query tiles for its keys, and its place in tile_offset.
+// Halves that lie in the hole of its first query (the plan) are hidden from all of its queries: those, and in its range no others, were not written.
 #ifndef FINDAP_KERNELS_ATTENTION_BACKWARD_SM90_CUH
 #define FINDAP_KERNELS_ATTENTION_BACKWARD_SM90_CUH
 #include "attention_plan.h"   // defines: AttentionPlan, KEY_TILE, QUERY_TILE
@@ -37,7 +36,7 @@ struct BackwardParameters {
     int head0, heads;                            // key/value heads of this pass: head0 .. head0 + heads - 1
     int64_t tiles;                               // visited tiles of one query head
     float scale, scale_log2;
-    const int32_t *start, *end, *key_order, *query_order, *tile_offset;
+    const int32_t *start, *hole_begin, *hole_end, *end, *end_least, *end_most, *key_order, *query_order, *tile_offset;   // the plan's; end: seen_end
     const float *lse, *dsum;                     // (B, NH, TP)
     uint8_t *ds;                                 // (heads, tiles, halves of the keys, group): 64 keys x 64 queries of dS^T each
 };
@@ -94,9 +93,9 @@ template <int HD> struct alignas(1024) KeyShared {
 template <int HD> DEVICE void backward_keys(const CUtensorMap &map_q, const CUtensorMap &map_kv, const CUtensorMap &map_dout, const CUtensorMap &map_out, const BackwardParameters &p, KeyShared<HD> &sm, int block) {
     constexpr int CHUNKS = HD / 64, TILE = QUERY_TILE * HD * 2, STEPS = HD / 16;
     const int job = p.key_order[block / p.heads], head_of_pass = block % p.heads, head = p.head0 + head_of_pass;
-    const int b = job / p.K, k0 = job % p.K * KEY_TILE, last = min(k0 + KEY_TILE, p.T) - 1, group = p.NH / p.NKV;
+    const int b = job / p.K, k0 = job % p.K * KEY_TILE, group = p.NH / p.NKV;
     const int32_t *end = p.end + (int64_t)b * p.T;
-    const int qt0 = k0 / QUERY_TILE, qt1 = (end[last] + QUERY_TILE - 1) / QUERY_TILE, steps = (qt1 - qt0) * group;
+    const int qt0 = k0 / QUERY_TILE, qt1 = qt0 + p.tile_offset[job + 1] - p.tile_offset[job], steps = (qt1 - qt0) * group;
     if (threadIdx.x == 0) {
         mbar_init(&sm.kv_full, 1);
         for (int i = 0; i < BWD_STAGES; i++) { mbar_init(&sm.q_full[i], 1); mbar_init(&sm.dout_full[i], 1); mbar_init(&sm.empty[i], 8 * WARP_ARRIVALS); }
@@ -131,8 +130,8 @@ template <int HD> DEVICE void backward_keys(const CUtensorMap &map_q, const CUte
     const int warp = (threadIdx.x >> 5) & 3, lane = threadIdx.x & 31;
     const int kw0 = k0 + wg * 64, key0 = kw0 + warp * 16 + (lane >> 2), key1 = key0 + 8;   // this thread's two keys
     const int end0 = key0 < p.T ? end[key0] : 0, end1 = key1 < p.T ? end[key1] : 0;         // a key beyond the row is seen by nobody
-    const int end_first = kw0 < p.T ? end[kw0] : 0;
-    const int wq0 = kw0 / QUERY_TILE, wq1 = kw0 < p.T ? (end[min(kw0 + 63, p.T - 1)] + QUERY_TILE - 1) / QUERY_TILE : wq0;   // query tiles this warpgroup's keys are seen by
+    const int end_least = kw0 < p.T ? p.end_least[b * p.Q + kw0 / 64] : 0;
+    const int wq0 = kw0 / QUERY_TILE, wq1 = kw0 < p.T ? (p.end_most[b * p.Q + kw0 / 64] + QUERY_TILE - 1) / QUERY_TILE : wq0;   // query tiles this warpgroup's keys are seen by
     float dk[HD / 2], dv[HD / 2], x[32], y[32];   // x: S^T, then P^T; y: dP^T
     #pragma unroll
     for (int i = 0; i < HD / 2; i++) { dk[i] = 0.0f; dv[i] = 0.0f; }
@@ -180,7 +179,7 @@ template <int HD> DEVICE void backward_keys(const CUtensorMap &map_q, const CUte
             x[4 * j + 2] = fmaf(x[4 * j + 2], p.scale_log2, -l.x); x[4 * j + 3] = fmaf(x[4 * j + 3], p.scale_log2, -l.y);
         }
         const int q0 = qt * QUERY_TILE;
-        if (q0 < kw0 + 63 || q0 + QUERY_TILE > end_first) {   // on the diagonal, or where a document (or the row) ends
+        if (q0 < kw0 + 63 || q0 + QUERY_TILE > end_least) {   // on the diagonal, or where a document, a branch or the row ends
             #pragma unroll
             for (int j = 0; j < 8; j++) {
                 const int q = q0 + (lane & 3) * 2 + 8 * j;
@@ -273,7 +272,9 @@ template <int HD> DEVICE void backward_queries(const CUtensorMap &map_q, const C
     const int group = p.NH / p.NKV, quads = (group + 3) / 4, per_tile = p.heads * quads, r = block % per_tile;
     const int job = p.query_order[block / per_tile], head_of_pass = r / quads, head = p.head0 + head_of_pass, h0 = r % quads * 4, nh = min(4, group - h0);
     const int b = job / p.Q, qt = job % p.Q, q0 = qt * QUERY_TILE;
-    const int first = p.start[(int64_t)b * p.T + q0] / HALF_KEYS, steps = qt + 1 - first;   // halves of key tiles that these queries see: no others were written
+    const int64_t n0 = (int64_t)b * p.T + q0;
+    const int hole = (p.hole_begin[n0] - 1) / HALF_KEYS + 1, holes = max(p.hole_end[n0] / HALF_KEYS - hole, 0);   // halves of key tiles that lie in the hole
+    const int first = p.start[n0] / HALF_KEYS, steps = qt + 1 - first - holes;   // halves that these queries see: no others were written
     if (threadIdx.x == 0) {
         for (int i = 0; i < DQ_STAGES; i++) { mbar_init(&sm.full[i], 1); mbar_init(&sm.empty[i], (nh > 2 ? 8 : 4) * WARP_ARRIVALS); }
         fence_mbar_init();
@@ -286,7 +287,7 @@ template <int HD> DEVICE void backward_queries(const CUtensorMap &map_q, const C
         const uint64_t policy = policy_once();
         launch_wait();   // for the launch that wrote dS
         for (int i = 0; i < steps; i++) {
-            const int s = i % DQ_STAGES, half = first + i, kt = half / 2;
+            const int s = i % DQ_STAGES, half = first + i + (first + i < hole ? 0 : holes), kt = half / 2;
             const int64_t tile = (int64_t)head_of_pass * p.tiles + p.tile_offset[b * p.K + kt] + (qt - 2 * kt);
             mbar_wait(&sm.empty[s], ((i / DQ_STAGES) & 1) ^ 1);
             mbar_arrive_tx(&sm.full[s], K_BYTES + nh * DS_HALF);
@@ -377,7 +378,7 @@ template <int HD> static void attention_backward_sm90_launch(bf16 *dqkv, float *
     CHECK(fit >= 1 && B < 65536 && NH < 65536 && B * (p.K * NKV + p.Q * NKV * quads) < INT32_MAX);
     p.tiles = plan->visited_tiles;
     p.scale = 1.0f / sqrtf((float)HD); p.scale_log2 = p.scale * 1.4426950408889634f;
-    p.start = plan->document_start; p.end = plan->document_end; p.key_order = plan->key_order; p.query_order = plan->query_order; p.tile_offset = plan->tile_offset;
+    p.start = plan->document_start; p.hole_begin = plan->hole_begin; p.hole_end = plan->hole_end; p.end = plan->seen_end; p.end_least = plan->seen_least; p.end_most = plan->seen_most; p.key_order = plan->key_order; p.query_order = plan->query_order; p.tile_offset = plan->tile_offset;
     p.lse = lse; p.dsum = dsum;
     attention_backward_sum_kernel<HD><<<dim3((unsigned)p.Q, (unsigned)NH, (unsigned)B), 256, 0, stream>>>(dsum, dout, out, p.T, p.TP, p.NH);
     CUDA_CHECK(cudaGetLastError());

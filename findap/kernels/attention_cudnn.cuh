@@ -1,8 +1,8 @@
 // attention_cudnn.cuh: cuDNN's attention in the place of ours: an optional backend (-DUSE_CUDNN) and the yardstick, on the same packed arrays.
 //
 // cuDNN reads q, k, v out of qkv (B*T, W) by strides, so nothing is copied; it knows grouped queries. What it does not take in
-// this form is a row of many documents: the callers use it only when every row is one document (attention_cudnn_fits), and
-// our kernels otherwise. Its backward pass is asked for its deterministic algorithm: the house promises the same bits twice.
+// this form is a row of many documents, or of branches: the callers use it only when every row is one document (attention_cudnn_fits:
+// then and only then are all causal pairs of a row visible), and our kernels otherwise. Its backward pass is asked for its deterministic algorithm: the house promises the same bits twice.
 //
 // cuDNN's statistics are natural logarithms, (B, NH, T); ours are base 2, (B, NH, TP). They are converted on the way out and in again, through
 // the head of the workspace: B*NH*T numbers, nothing beside the attention itself.
@@ -111,6 +111,7 @@ static void cudnn_execute(CudnnGraph *g, std::unordered_map<int64_t, void *> &ar
 // out (B*T, NH*HD), lse (B, NH, TP; base 2) from qkv (B*T, W); workspace: attention_cudnn_workspace bytes, aligned to 256
 static void attention_forward_cudnn(bf16 *out, float *lse, const bf16 *qkv, void *workspace, int64_t workspace_bytes, const AttentionPlan *plan, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
     const int64_t B = plan->B, T = plan->T, TP = ceil_div(T, QUERY_TILE) * QUERY_TILE;
+    CHECK(attention_cudnn_fits(plan, HD));
     CudnnGraph *g = cudnn_graph(false, B, T, NH, NKV, HD);
     bf16 *q = (bf16 *)qkv;
     std::unordered_map<int64_t, void *> arrays = {{CUDNN_Q, q}, {CUDNN_K, q + NH * HD}, {CUDNN_V, q + (NH + NKV) * HD}, {CUDNN_O, out}, {CUDNN_STATS, workspace}};
@@ -121,6 +122,7 @@ static void attention_forward_cudnn(bf16 *out, float *lse, const bf16 *qkv, void
 static void attention_backward_cudnn(bf16 *dqkv, const bf16 *dout, const bf16 *out, const float *lse, const bf16 *qkv, void *workspace, int64_t workspace_bytes, const AttentionPlan *plan, int64_t NH, int64_t NKV,
                                      int64_t HD, cudaStream_t stream) {
     const int64_t B = plan->B, T = plan->T, TP = ceil_div(T, QUERY_TILE) * QUERY_TILE;
+    CHECK(attention_cudnn_fits(plan, HD));
     CudnnGraph *g = cudnn_graph(true, B, T, NH, NKV, HD);
     bf16 *q = (bf16 *)qkv, *k = q + NH * HD, *v = k + NKV * HD;
     cudnn_stats((float *)workspace, T, lse, TP, B * NH, T, 0.6931471805599453f, stream);

@@ -20,8 +20,9 @@
 // Softmax and the epilogue are inlined several times, and which copy serves a row depends on which block took its tile. So that all copies
 // give the same bits, every multiply-add in them is written as fmaf: the compiler fused them in one copy and not in another.
 //
-// Key tiles outside a query tile's documents are never loaded; only tiles on the diagonal or at a document's first token compare positions.
-// A second visible range (a prompt shared by two answers) would be a second run of tiles in the producer's loop and one more comparison in mask().
+// Key tiles outside a query tile's documents are never loaded; only tiles on the diagonal, at a document's first token or in a branch's hole compare
+// positions. A row's hole is read again for every tile that it touches, from L1: registers are for what every row has. Tiles that lie wholly in a hole are
+// visited all the same: they are the other answer's, some tenth of what a branch sees, and to pass over them producer and consumers would have to agree.
 #ifndef FINDAP_KERNELS_ATTENTION_FORWARD_SM90_CUH
 #define FINDAP_KERNELS_ATTENTION_FORWARD_SM90_CUH
 #include "attention_plan.h"   // defines: AttentionPlan
@@ -41,7 +42,7 @@ template <int HD> struct alignas(1024) ForwardShared {
 struct ForwardParameters {
     CUtensorMap map_q, map_kv, map_o;
     float *lse;                           // (B, NH, TP) base 2
-    const int32_t *start, *order, *first; // AttentionPlan's document_start, forward_order, forward_first
+    const int32_t *start, *hole_begin, *hole_end, *hole_first, *order, *first;   // AttentionPlan's document_start, ..., forward_order, forward_first
     int32_t *counters;                    // [0] items handed out, [1] blocks that are done; both 0 between launches
     int T, TP, NH, NKV, K, tiles, items;  // K: tiles of a row; tiles: of all rows; items = tiles * NH
     int section_heads;                    // heads worked on together, so that their keys and values fit in L2
@@ -130,7 +131,7 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
     uint32_t pr[BN / 4], qr[HD / 4];                 // A fragments of P and Q
     float m0, m1, l0, l1, a0, a1;                    // of the two rows: reference maximum, this thread's part of the sum, what O is scaled by
     bool move_max = true, keep = false;              // keep: O holds part of the present item
-    int items = 0, row_wg, bh, lo0, lo1, lo_wg;      // the present item; lo: first visible keys
+    int items = 0, row_wg, bh, lo0, lo1, lo_wg, own_wg, hole_wg;   // the present item; lo: first visible keys
 
     auto release = [&](uint64_t *b) { warp_arrive(smem_u32(b), lane); };
     auto fetch = [&]() {
@@ -148,6 +149,8 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
         const int32_t *start = p.start + (int64_t)(bh >> 16) * p.T;
         lo0 = start[min(row_wg + row_lane, p.T - 1)]; lo1 = start[min(row_wg + row_lane + 8, p.T - 1)];
         lo_wg = start[min(row_wg + 63, p.T - 1)];    // the latest document start among the 64 rows
+        own_wg = p.hole_end[(int64_t)(bh >> 16) * p.T + min(row_wg + 63, p.T - 1)];   // the latest beginning of a document or branch
+        hole_wg = p.hole_first[(bh >> 16) * (p.TP / 64) + min(row_wg / 64, p.TP / 64 - 1)];
         m0 = m1 = -INFINITY; l0 = l1 = 0.0f;
         mbar_wait(&sm.q_full[cw], items & 1);
         #pragma unroll
@@ -187,6 +190,7 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
                     if (8 * j + e > h1) s[4 * j + 2 + e] = -INFINITY;
                 }
         }
+        if (k0 >= own_wg) return;
         if (k0 < lo_wg) {                            // a document begins inside
             const int g0 = lo0 - c, g1 = lo1 - c;
             #pragma unroll
@@ -195,6 +199,17 @@ template <int HD> __global__ static void __launch_bounds__(FWD_THREADS, 1) atten
                 for (int e = 0; e < 2; e++) {
                     if (8 * j + e < g0) s[4 * j + e] = -INFINITY;
                     if (8 * j + e < g1) s[4 * j + 2 + e] = -INFINITY;
+                }
+        }
+        if (k0 + BN > hole_wg) {                     // keys between a branch and its prompt
+            const int64_t base = (int64_t)(bh >> 16) * p.T, r0 = base + min(row_wg + row_lane, p.T - 1), r1 = base + min(row_wg + row_lane + 8, p.T - 1);
+            const int u0 = p.hole_begin[r0] - c, v0 = p.hole_end[r0] - c, u1 = p.hole_begin[r1] - c, v1 = p.hole_end[r1] - c;
+            #pragma unroll
+            for (int j = 0; j < BN / 8; j++)
+                #pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    if (8 * j + e >= u0 && 8 * j + e < v0) s[4 * j + e] = -INFINITY;
+                    if (8 * j + e >= u1 && 8 * j + e < v1) s[4 * j + 2 + e] = -INFINITY;
                 }
         }
     };
@@ -325,7 +340,7 @@ template <int HD> static void attention_forward_sm90_launch(bf16 *out, float *ls
     p.map_q = head_map(qkv, B, T, W, 64, HD);
     p.map_kv = head_map(qkv, B, T, W, FWD_TILE, HD);
     p.map_o = head_map(out, B, T, NH * HD, 16, HD);
-    p.lse = lse; p.start = plan->document_start; p.order = plan->forward_order; p.first = plan->forward_first; p.counters = counters;
+    p.lse = lse; p.start = plan->document_start; p.hole_begin = plan->hole_begin; p.hole_end = plan->hole_end; p.hole_first = plan->hole_first; p.order = plan->forward_order; p.first = plan->forward_first; p.counters = counters;
     p.T = (int)T; p.TP = (int)(ceil_div(T, QUERY_TILE) * QUERY_TILE); p.NH = (int)NH; p.NKV = (int)NKV; p.K = (int)K; p.tiles = (int)(B * K); p.items = (int)(B * K * NH);
     // Long documents read all of a head's keys again for every query tile: so many heads at a time that these stay in L2. Short ones do not.
     const int64_t group = NH / NKV, head_bytes = B * T * HD * 4, fit = (34 << 20) / head_bytes;

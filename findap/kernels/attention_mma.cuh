@@ -19,7 +19,7 @@
 // (16 columns), packed in pairs, are the A operand of the next product: neither P nor dS ever leaves its registers. For dK and dV that
 // holds when keys are the rows; so that kernel computes its scores transposed.
 //
-// A second visible range (a shared prompt) needs a second run of tiles in each kernel's loop.
+// A branch's hole (attention_plan.h) is visited and masked in the first two kernels; the third does not meet it.
 #ifndef FINDAP_KERNELS_ATTENTION_MMA_CUH
 #define FINDAP_KERNELS_ATTENTION_MMA_CUH
 #include "attention_plan.h"   // defines: AttentionPlan, KEY_TILE, QUERY_TILE
@@ -30,7 +30,8 @@ enum { MMA_THREADS = 128, MMA_ROWS = 128 /* queries of a block */, MMA_FORWARD_K
 typedef struct {
     int T, TP, NH, NKV, K;                     // K: tiles of 128 in a row
     float scale, scale_log2;
-    const int32_t *start, *end, *order;        // order: of tiles of 128 queries (128 keys for dK, dV), the heaviest first
+    const int32_t *start, *hole_begin, *hole_end, *end, *end_most;   // the plan's document_start, ..., seen_end, seen_most
+    const int32_t *order;                      // of tiles of 128 queries (128 keys for dK, dV), the heaviest first
 } MmaShape;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -126,6 +127,19 @@ template <int HD> DEVICE void rows_store(bf16 *to, int64_t stride, int rows, uin
     }
 }
 
+// the scores of keys in the rows' holes; row: the lane's first of four, 8 apart; key: the lane's first
+template <int KEYS> DEVICE void mask_hole(float (&s)[2][KEYS / 8][4], const MmaShape &p, int b, int row, int key) {
+    #pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int64_t n = (int64_t)b * p.T + min(row + 8 * i, p.T - 1);
+        const int from = p.hole_begin[n] - key, to = p.hole_end[n] - key;
+        #pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+            #pragma unroll
+            for (int e = 0; e < 2; e++) if (8 * j + e >= from && 8 * j + e < to) s[i / 2][j][2 * (i % 2) + e] = -INFINITY;
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // forward. K and V have one buffer each: V arrives under Q K^T, the next K under the exponentials and P V.
 
@@ -142,6 +156,8 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
     const int n_min = start[q0] / KEYS, n_max = (min(q0 + MMA_ROWS, p.T) - 1) / KEYS;
     const int first = q0 + warp * 32, column = 2 * (lane & 3);   // this warp's rows: first .. first + 31; this lane's: first + lane/4 + 0, 8, 16, 24
     const int first_key = start[min(first, p.T - 1)], last_start = start[min(first + 31, p.T - 1)];
+    const int own_start = p.hole_end[(int64_t)b * p.T + min(first + 31, p.T - 1)];   // the latest beginning of a document or branch among these rows
+    const int hole_first = __reduce_min_sync(0xffffffffu, p.hole_begin[(int64_t)b * p.T + min(first + lane, p.T - 1)]);
     float m[4], l[4];                                            // of each of the lane's rows: its maximum, and the lane's part of its sum
     #pragma unroll
     for (int i = 0; i < 4; i++) { m[i] = -INFINITY; l[i] = 0.0f; }
@@ -177,6 +193,7 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
                     for (int e = 0; e < 2; e++) if (8 * j + e > high || 8 * j + e < low) s[i / 2][j][2 * (i % 2) + e] = -INFINITY;
             }
         }
+        if (k0 < own_start && k0 + KEYS > hole_first) mask_hole<KEYS>(s, p, b, first + (lane >> 2), k0 + column);
         #pragma unroll
         for (int i = 0; i < 4; i++) {
             float x = m[i], sum = 0.0f;
@@ -253,6 +270,8 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
     __syncwarp();
     const int first = q0 + warp * 32, column = 2 * (lane & 3);
     const int first_key = start[min(first, p.T - 1)], last_start = start[min(first + 31, p.T - 1)];
+    const int own_start = p.hole_end[(int64_t)b * p.T + min(first + 31, p.T - 1)];   // the latest beginning of a document or branch among these rows
+    const int hole_first = __reduce_min_sync(0xffffffffu, p.hole_begin[(int64_t)b * p.T + min(first + lane, p.T - 1)]);
     float l[4], D[4];
     #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -287,6 +306,7 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
                     for (int e = 0; e < 2; e++) if (8 * j + e > high || 8 * j + e < low) s[i / 2][j][2 * (i % 2) + e] = -INFINITY;
             }
         }
+        if (k0 < own_start && k0 + KEYS > hole_first) mask_hole<KEYS>(s, p, b, first + (lane >> 2), k0 + column);
         #pragma unroll
         for (int i = 0; i < 4; i++)
             #pragma unroll
@@ -319,7 +339,7 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
     const int32_t *end = p.end + (int64_t)b * p.T;
     const bf16 *sequence = qkv + (int64_t)b * p.T * W, *keys = sequence + k0 * W + (p.NH + head) * HD;
     const uint32_t k_s = smem_u32(mma_shared), v_s = k_s + TILE, ring = v_s + TILE;
-    const int qt0 = k0 / MMA_DKV, qt1 = (end[min(k0 + MMA_DKV, p.T) - 1] + MMA_DKV - 1) / MMA_DKV, steps = (qt1 - qt0) * group;
+    const int qt0 = k0 / MMA_DKV, qt1 = (p.end_most[(b * p.TP + k0) / MMA_DKV] + MMA_DKV - 1) / MMA_DKV, steps = (qt1 - qt0) * group;
     int next_qt = qt0, next_h = head * group;
     auto load = [&](int stage) {   // the next step's tiles: all query tiles of one head, then of the next head
         const uint32_t to = ring + stage * STAGE;
@@ -338,7 +358,7 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
     cp_async_commit();
     const int first = k0 + warp * 16, key[2] = {first + (lane >> 2), first + (lane >> 2) + 8};   // this warp's keys: first .. first + 15; this lane's two
     const int key_end[2] = {key[0] < p.T ? end[key[0]] : 0, key[1] < p.T ? end[key[1]] : 0};     // a key beyond the row is seen by nobody
-    const int end_first = first < p.T ? end[first] : 0, end_last = first < p.T ? end[min(first + 15, p.T - 1)] : 0;
+    const int end_least = __reduce_min_sync(0xffffffffu, end[min(first + lane % 16, p.T - 1)]), end_most = __reduce_max_sync(0xffffffffu, max(key_end[0], key_end[1]));   // of these 16
     const uint32_t k_a = k_s + warp * 16 * HD * 2 + by_rows<HD>(lane), v_a = v_s + warp * 16 * HD * 2 + by_rows<HD>(lane);
     const uint32_t query_columns = ring + by_columns<HD>(lane), query_rows = ring + by_rows<HD>(lane), numbers = ring + 2 * TILE + (lane & 3) * 8;
     float dk[1][HD / 8][4], dv[1][HD / 8][4];
@@ -353,7 +373,7 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
         __syncthreads();             // this stage is here, and everybody is done with the other
         if (i + 1 < steps) load((i + 1) & 1);
         cp_async_commit();
-        if (q0 >= end_last) continue;
+        if (q0 >= end_most) continue;
         float x[1][MMA_DKV / 8][4], dp[1][MMA_DKV / 8][4];
         zero(x);
         product_rows<HD, 1, MMA_DKV / 16>(x, k_a, query_columns + stage);
@@ -363,7 +383,7 @@ template <int HD> __global__ static void __launch_bounds__(MMA_THREADS, 2) atten
             #pragma unroll
             for (int e = 0; e < 4; e++) x[0][j][e] = fmaf(x[0][j][e], p.scale_log2, e % 2 ? -l.y : -l.x);
         }
-        if (q0 < first + 15 || q0 + MMA_DKV > end_first) {   // on the diagonal, or where a document (or the row) ends
+        if (q0 < first + 15 || q0 + MMA_DKV > end_least) {   // on the diagonal, or where a document, a branch or the row ends
             #pragma unroll
             for (int j = 0; j < MMA_DKV / 8; j++)
                 #pragma unroll
@@ -400,7 +420,7 @@ static MmaShape mma_shape(const AttentionPlan *plan, int64_t NH, int64_t NKV, in
     const int64_t K = ceil_div(plan->T, KEY_TILE);
     CHECK((HD == 64 || HD == 128) && NH % NKV == 0 && plan->B * K * NH < INT32_MAX && plan->B * K * NKV * 2 < INT32_MAX);
     MmaShape p = {(int)plan->T, (int)(ceil_div(plan->T, QUERY_TILE) * QUERY_TILE), (int)NH, (int)NKV, (int)K, 1.0f / sqrtf((float)HD), 1.4426950408889634f / sqrtf((float)HD),
-                  plan->document_start, plan->document_end, order};
+                  plan->document_start, plan->hole_begin, plan->hole_end, plan->seen_end, plan->seen_most, order};
     return p;
 }
 

@@ -38,16 +38,16 @@ __device__ static inline void lane_add(LaneRow &y, const LaneRow &x, float s) {
 }
 
 // blockIdx.x: rows of the batch, 4 a block; blockIdx.y: query head
-template <typename T> __global__ static void __launch_bounds__(128) attention_forward_plain_kernel(T *out, float *lse, const T *qkv, const int32_t *document_start, int64_t N, AttentionShape s) {
+template <typename T> __global__ static void __launch_bounds__(128) attention_forward_plain_kernel(T *out, float *lse, const T *qkv, const AttentionPlan plan, int64_t N, AttentionShape s) {
     const int64_t n = blockIdx.x * 4ll + threadIdx.x / 32;
     if (n >= N) return;
-    const int h = blockIdx.y, g = h / (s.NH / s.NKV), t = (int)(n % s.T);
+    const int h = blockIdx.y, g = h / (s.NH / s.NKV), t = (int)(n % s.T), hole = plan.hole_begin[n], own = plan.hole_end[n];
     const int64_t b = n / s.T, W = (int64_t)(s.NH + 2 * s.NKV) * s.HD;
     const T *row = qkv + b * s.T * W, *k = row + (s.NH + g) * s.HD, *v = k + s.NKV * s.HD;
     const LaneRow q = lane_load(row + t * W + h * s.HD, s.HD);
     LaneRow o = {};
     float maximum = -INFINITY, sum = 0;
-    for (int j = document_start[n]; j <= t; j++) {
+    for (int j = plan.document_start[n]; j <= t; j = j + 1 == hole ? own : j + 1) {
         const float x = s.scale * lane_dot(q, lane_load(k + j * W, s.HD)), m = fmaxf(maximum, x), fade = expf(maximum - m), p = expf(x - m);
         #pragma unroll
         for (int i = 0; i < 8; i++) o.at[i] *= fade;
@@ -62,22 +62,22 @@ template <typename T> __global__ static void __launch_bounds__(128) attention_fo
 // out (N, NH*HD), lse (B, NH, TP; base 2) from qkv (N, W)
 template <typename T> static void attention_forward_plain(T *out, float *lse, const T *qkv, const AttentionPlan *plan, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
     const int64_t N = plan->B * plan->T;
-    attention_forward_plain_kernel<T><<<dim3((unsigned)ceil_div(N, 4), (unsigned)NH), 128, 0, stream>>>(out, lse, qkv, plan->document_start, N, attention_shape(plan, NH, NKV, HD));
+    attention_forward_plain_kernel<T><<<dim3((unsigned)ceil_div(N, 4), (unsigned)NH), 128, 0, stream>>>(out, lse, qkv, *plan, N, attention_shape(plan, NH, NKV, HD));
     CUDA_CHECK(cudaGetLastError());
 }
 
 // dq of one row, and D = dout . out for the other kernel
-template <typename T> __global__ static void __launch_bounds__(128) attention_backward_query_kernel(T *dqkv, float *dsum, const T *dout, const T *out, const float *lse, const T *qkv, const int32_t *document_start,
+template <typename T> __global__ static void __launch_bounds__(128) attention_backward_query_kernel(T *dqkv, float *dsum, const T *dout, const T *out, const float *lse, const T *qkv, const AttentionPlan plan,
                                                                                                   int64_t N, AttentionShape s) {
     const int64_t n = blockIdx.x * 4ll + threadIdx.x / 32;
     if (n >= N) return;
-    const int h = blockIdx.y, g = h / (s.NH / s.NKV), t = (int)(n % s.T);
+    const int h = blockIdx.y, g = h / (s.NH / s.NKV), t = (int)(n % s.T), hole = plan.hole_begin[n], own = plan.hole_end[n];
     const int64_t b = n / s.T, W = (int64_t)(s.NH + 2 * s.NKV) * s.HD, at = (b * s.NH + h) * s.TP + t, o = n * s.NH * s.HD + h * s.HD;
     const T *row = qkv + b * s.T * W, *k = row + (s.NH + g) * s.HD, *v = k + s.NKV * s.HD;
     const LaneRow q = lane_load(row + t * W + h * s.HD, s.HD), dO = lane_load(dout + o, s.HD);
     const float D = lane_dot(dO, lane_load(out + o, s.HD)), l = lse[at];
     LaneRow dq = {};
-    for (int j = document_start[n]; j <= t; j++) {
+    for (int j = plan.document_start[n]; j <= t; j = j + 1 == hole ? own : j + 1) {
         const LaneRow kj = lane_load(k + j * W, s.HD);
         const float p = exp2f(s.scale * 1.4426950408889634f * lane_dot(q, kj) - l);
         lane_add(dq, kj, p * (lane_dot(dO, lane_load(v + j * W, s.HD)) - D));
@@ -86,7 +86,7 @@ template <typename T> __global__ static void __launch_bounds__(128) attention_ba
     if (threadIdx.x % 32 == 0) dsum[at] = D;
 }
 // dk and dv of one row: over the queries that see it, of every head of its group
-template <typename T> __global__ static void __launch_bounds__(128) attention_backward_key_kernel(T *dqkv, const float *dsum, const T *dout, const float *lse, const T *qkv, const int32_t *document_end, int64_t N,
+template <typename T> __global__ static void __launch_bounds__(128) attention_backward_key_kernel(T *dqkv, const float *dsum, const T *dout, const float *lse, const T *qkv, const int32_t *seen_end, int64_t N,
                                                                                                 AttentionShape s) {
     const int64_t n = blockIdx.x * 4ll + threadIdx.x / 32;
     if (n >= N) return;
@@ -96,7 +96,7 @@ template <typename T> __global__ static void __launch_bounds__(128) attention_ba
     const LaneRow k = lane_load(row + t * W + (s.NH + g) * s.HD, s.HD), v = lane_load(row + t * W + (s.NH + s.NKV + g) * s.HD, s.HD);
     LaneRow dk = {}, dv = {};
     for (int h = g * group; h < (g + 1) * group; h++)
-        for (int i = t; i < document_end[n]; i++) {
+        for (int i = t; i < seen_end[n]; i++) {
             const int64_t at = (b * s.NH + h) * s.TP + i;
             const LaneRow q = lane_load(row + i * W + h * s.HD, s.HD), dO = lane_load(dout + (b * s.T + i) * s.NH * s.HD + h * s.HD, s.HD);
             const float p = exp2f(s.scale * 1.4426950408889634f * lane_dot(q, k) - lse[at]);
@@ -113,8 +113,8 @@ template <typename T> static void attention_backward_plain(T *dqkv, float *dsum,
                                                            cudaStream_t stream) {
     const int64_t N = plan->B * plan->T;
     const AttentionShape s = attention_shape(plan, NH, NKV, HD);
-    attention_backward_query_kernel<T><<<dim3((unsigned)ceil_div(N, 4), (unsigned)NH), 128, 0, stream>>>(dqkv, dsum, dout, out, lse, qkv, plan->document_start, N, s);
-    attention_backward_key_kernel<T><<<dim3((unsigned)ceil_div(N, 4), (unsigned)NKV), 128, 0, stream>>>(dqkv, dsum, dout, lse, qkv, plan->document_end, N, s);
+    attention_backward_query_kernel<T><<<dim3((unsigned)ceil_div(N, 4), (unsigned)NH), 128, 0, stream>>>(dqkv, dsum, dout, out, lse, qkv, *plan, N, s);
+    attention_backward_key_kernel<T><<<dim3((unsigned)ceil_div(N, 4), (unsigned)NKV), 128, 0, stream>>>(dqkv, dsum, dout, lse, qkv, plan->seen_end, N, s);
     CUDA_CHECK(cudaGetLastError());
 }
 #endif
