@@ -24,7 +24,7 @@
 
 #include "findap/common.h"     // defines: Error, fail, die, xmalloc, xcalloc, random_normal, CHECK, FN
 #include "findap/config.h"     // defines: Config, config_rope_inv_freq
-#include "findap/model.h"      // defines: Model (declared), Batch, Tensor, TensorKind, AdamW, StepResult
+#include "findap/model.h"      // defines: Model (declared), Batch, Tensor, TensorKind, AdamW, StepResult, Lora, lora_*
 #ifdef _OPENMP
 #include <omp.h>               // defines: omp_get_max_threads (through train.h's banner)
 #endif
@@ -484,10 +484,6 @@ static void adamw(float *p, float *m, float *v, const float *g, int64_t n, const
 // come behind all others, which are then frozen: gradients, moments and checkpoints begin at the first tensor that is not.
 enum { MAX_TENSORS = 32 };
 
-// LoRA's sites: the four places where a layer reads something, and the projections (lora_targets) that read it
-enum { SITES = 4 };
-static const struct { int first, n; } sites[SITES] = {{0, 3}, {3, 1}, {4, 2}, {6, 1}};   // norm1: q k v; att: o; norm2: gate up; act: down
-
 // one layer's activations: what the backward pass needs
 typedef struct {
     float *x;        // (N, C)    the residual stream that enters
@@ -501,7 +497,7 @@ typedef struct {
     float *rstd2;    // (N)
     float *gate_up;  // (N, 2F)
     float *act;      // (N, F)
-    float *xa[SITES];   // (N, n*R) LoRA: s x A^T of the n targets of each site
+    float *xa[LORA_SITES];   // (N, n*R) LoRA: s x A^T of the n targets of each site
 } Layer;
 
 enum { HEAD_ROWS = 192 };   // targets whose logits exist at a time: (HEAD_ROWS, V), never (N, V)
@@ -573,20 +569,14 @@ static void repeat_in_layers(Model *m, int first) {
 
 // the adapters' tensors, A and B of every target: names are PEFT's
 static void define_adapters(Model *m) {
-    static const char *const names[LORA_TARGETS][4] = {
-        #define NAMES(name, module) {name "_A", name "_B", "base_model.model.model.layers.%d." module ".lora_A.weight", "base_model.model.model.layers.%d." module ".lora_B.weight"}
-        NAMES("q", "self_attn.q_proj"), NAMES("k", "self_attn.k_proj"), NAMES("v", "self_attn.v_proj"), NAMES("o", "self_attn.o_proj"),
-        NAMES("gate", "mlp.gate_proj"), NAMES("up", "mlp.up_proj"), NAMES("down", "mlp.down_proj"),
-        #undef NAMES
-    };
     int first = m->num_tensors;
-    for (int s = 0; s < SITES; s++)
+    for (int s = 0; s < LORA_SITES; s++)
         for (int side = 0; side < 2; side++)   // all A of a site side by side, then their B
-            for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) {
+            for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
                 const Tensor *w = &m->tensors[model_find_tensor(m, lora_targets[k])];
                 if (!(m->lora.targets >> k & 1)) continue;
                 m->adapters[k][side] = m->num_tensors;
-                define_tensor(m, names[k][side], names[k][2 + side], side ? w->rows : m->lora.rank, side ? m->lora.rank : w->cols, true);
+                define_tensor(m, lora_names[k][side], lora_names[k][2 + side], side ? w->rows : m->lora.rank, side ? m->lora.rank : w->cols, true);
             }
     repeat_in_layers(m, first);
     for (int i = 0; i < m->num_tensors; i++) { m->tensors[i].frozen = i < first; m->tensors[i].adapter = i >= first; }
@@ -646,11 +636,6 @@ static float *grad_at(const Model *m, int i, int64_t layer) { return i < 0 || m-
 static float *param(const Model *m, const char *name, int64_t layer) { return param_at(m, model_find_tensor(m, name), layer); }
 static float *grad(const Model *m, const char *name, int64_t layer) { return grad_at(m, model_find_tensor(m, name), layer); }
 static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
-static int64_t site_rank(const Model *m, int s) {   // n*R of a site, 0: no target there
-    int64_t rank = 0;
-    for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) rank += m->lora.targets >> k & 1 ? m->lora.rank : 0;
-    return m->lora.rank ? rank : 0;
-}
 
 // Activations. Called twice: with arena NULL it only counts, then it hands out the pieces. Without training the layers
 // share one set of buffers, since nothing of them is needed later.
@@ -673,7 +658,7 @@ static int64_t place_activations(Model *m, float *arena) {
         }
         PLACE(y->x, N * C); PLACE(y->norm1, N * C); PLACE(y->rstd1, N); PLACE(y->qkv, N * W); PLACE(y->att, N * A); PLACE(y->lse, N * c->num_heads);
         PLACE(y->x2, N * C); PLACE(y->norm2, N * C); PLACE(y->rstd2, N); PLACE(y->gate_up, N * 2 * F); PLACE(y->act, N * F);
-        for (int s = 0; s < SITES; s++) PLACE(y->xa[s], N * site_rank(m, s));
+        for (int s = 0; s < LORA_SITES; s++) PLACE(y->xa[s], N * lora_site_rank(&m->lora, s));
     }
     PLACE(m->x, N * C); PLACE(m->hidden, N * C); PLACE(m->rstd, N); PLACE(m->branch, N * C); PLACE(m->scores, threads * m->T);
     PLACE(m->head_hidden, HEAD_ROWS * C); PLACE(m->logits, HEAD_ROWS * V);
@@ -909,9 +894,9 @@ static void find_documents(Model *m, const Batch *b) {
 // The adapters of site s of a layer, where x (N, K) is read and y (N, ldy) made: y += s (x A^T) B^T in the columns of each target. The
 // first projection of a site begins at column 0 of y, the next behind it. Without targets there, nothing.
 static void adapters_forward(Model *m, int64_t l, int s, float *y, int64_t ldy, const float *x, int64_t N) {
-    int64_t R = m->lora.rank, nR = site_rank(m, s), done = 0, column = 0;
+    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
     if (nR == 0 || m->adapter_off) return;
-    for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) {
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
         const Tensor *w = &m->tensors[model_find_tensor(m, lora_targets[k])];
         if (m->lora.targets >> k & 1) {
             if (done == 0) lora_a_forward(m->layers[l].xa[s], x, param_at(m, m->adapters[k][0], l), (float)lora_scale(&m->lora), N, w->cols, nR);
@@ -924,10 +909,10 @@ static void adapters_forward(Model *m, int64_t l, int s, float *y, int64_t ldy, 
 
 // the same backwards: dx (N, K) += their share, after the frozen weight's; their own gradients +=
 static void adapters_backward(Model *m, int64_t l, int s, float *dx, const float *dy, int64_t ldy, const float *x, int64_t N) {
-    int64_t R = m->lora.rank, nR = site_rank(m, s), done = 0, column = 0, K = 0;
+    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0, K = 0;
     int first = -1;
     if (nR == 0) return;
-    for (int k = sites[s].first; k < sites[s].first + sites[s].n; k++) {
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
         const Tensor *w = &m->tensors[model_find_tensor(m, lora_targets[k])];
         if (m->lora.targets >> k & 1) {
             lora_b_backward(m->dxa + done, grad_at(m, m->adapters[k][1], l), dy + column, ldy, m->layers[l].xa[s] + done, nR, param_at(m, m->adapters[k][1], l), N, R, w->rows);

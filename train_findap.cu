@@ -12,9 +12,14 @@
 //   more; one scratch region serves the logits, the feed-forward's gradients and attention's dS tiles in turn.
 // - Time. The host only enqueues: no function between model_zero_grad and model_update waits for the GPU (but for uploads two
 //   micro-batches back). Results are read when asked for, which the training loop does one step late.
-// - Fusion. q, k, v are one GEMM, gate and up another; residuals are added, and biases too, by the GEMM that makes the branch.
+// - Fusion. q, k, v are one GEMM, gate and up another; residuals are added, and biases too, by the GEMM that makes the branch; so is what
+//   LoRA's adapters add (kernels/lora.cuh).
+// - LoRA. The frozen weights are bf16 and nothing else: no remainder, gradient or moments, and no GEMM for their gradients. Adapters are kept as every
+//   trained weight is, exact in fp32 as bf16 and remainder: the GEMMs read bf16 anyway, and one kind of trained weight is one kernel, one
+//   arena, one kind of checkpoint. What is kept of a layer is what is kept without LoRA, and xa besides (some 1 % of it): the input of
+//   a frozen projection without an adapter could go, but then what is kept would depend on the targets.
 //
-// Dimensions are those of train_findap.c: B T C L NH NKV HD V F W, N = B*T. TP: T rounded up to 64, the stride of lse.
+// Dimensions are those of train_findap.c: B T C L NH NKV HD V F W R, N = B*T. TP: T rounded up to 64, the stride of lse.
 
 #ifdef FINDAP_FP32
 #define FINDAP_DEVICE "CUDA, fp32"
@@ -25,18 +30,19 @@
 
 #include "findap/common.h"               // defines: Error, fail, die, xmalloc, xcalloc, random_normal, CHECK
 #include "findap/config.h"               // defines: Config, config_rope_inv_freq
-#include "findap/model.h"                // defines: Model (declared), Batch, Tensor, AdamW, StepResult, ModelOptions
+#include "findap/model.h"                // defines: Model (declared), Batch, Tensor, AdamW, StepResult, ModelOptions, Lora, lora_*
 #include "findap/kernels/adamw.cuh"      // defines: adamw_update, norm_and_clip, StepState, moments_get/put, params_get/put
 #include "findap/kernels/attention.cuh"  // defines: attention_forward, attention_backward, AttentionPlan
 #include "findap/kernels/cross_entropy.cuh"   // defines: cross_entropy, loss_sum
 #include "findap/kernels/embedding.cuh"  // defines: embedding_*, gather_rows, scatter_rows, bias_backward
+#include "findap/kernels/lora.cuh"       // defines: lora_a_*, lora_b_*
 #include "findap/kernels/matmul.cuh"     // defines: Gemm, matmul_*
 #include "findap/kernels/nccl.cuh"       // defines: Links, links_*
 #include "findap/kernels/rmsnorm.cuh"    // defines: rmsnorm_*
 #include "findap/kernels/rope.cuh"       // defines: rope_*
 #include "findap/kernels/swiglu.cuh"     // defines: swiglu_*
 
-enum { MAX_TENSORS = 16, MAX_EVENTS = 256 };   // MAX_EVENTS: layers, and two more
+enum { MAX_TENSORS = 32, MAX_EVENTS = 256 };   // MAX_EVENTS: layers, and two more
 enum { RECOMPUTE_SWIGLU = 1, RECOMPUTE_NORM = 2, RECOMPUTE_FFN = 4, RECOMPUTE_QKV = 8, RECOMPUTE_BLOCK = 16 };
 
 // one layer's activations: what the backward pass needs. A piece that is computed again lies in a buffer all layers share.
@@ -52,6 +58,7 @@ typedef struct {
     float *rstd2;    // (N)
     real *gate_up;   // (N, 2F)     becomes its own gradient in the backward pass; _FFN or _BLOCK: shared
     real *act;       // (N, F)      _SWIGLU, _FFN or _BLOCK: shared
+    real *xa[LORA_SITES];   // (N, n*R)  LoRA: s x A^T of the n targets of each site: always kept
 } Layer;
 
 // A block of host memory that is on its way to the GPU: filled by the host, copied, and not touched again before the copy is done.
@@ -72,19 +79,24 @@ struct Model {
     int recompute;           // RECOMPUTE_* bits
     Tensor tensors[MAX_TENSORS];
     int num_tensors;
-    int64_t num_parameters;  // room in an arena of parameters: tensors begin at multiples of 256
-    int64_t owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS], num_owned;   // what this rank owns: of every tensor a piece, in whole blocks of 256
+    int first_trained;       // tensors before this one are frozen
+    int64_t num_parameters, num_trained;   // room in an arena of weights, of gradients: tensors begin at multiples of 256
+    int64_t turns, turns_save, in_turn_offset[MAX_TENSORS];   // the same when layers take turns: their places, the room they save, where tensors lie
+    int64_t owned_offset[MAX_TENSORS], owned_stride[MAX_TENSORS];   // what this rank owns: of every tensor a piece, in whole blocks of 256, trained ones first
+    int64_t num_owned, num_owned_frozen;
     real *params;            // (num_parameters)  ZeRO-3: two layers' room, used in turn
-    void *grads;             // (num_parameters)  float or bf16; ZeRO-2: likewise
+    void *grads;             // (num_trained)  float or bf16; ZeRO-2: likewise
     int16_t *remainder;      // (num_owned)  fp32 build: NULL
     void *moment1, *moment2; // (num_owned)
     float *shard_sums;       // (num_owned)  ZeRO-2: the gradient's sum over micro-batches and ranks
-    real *shard_params;      // (num_owned)  ZeRO-3: the weights
+    real *shard_params;      // (num_owned + num_owned_frozen)  ZeRO-3: the weights
+    Lora lora;
+    int adapters[LORA_TARGETS][2];   // the tensors A and B of each target
+    bool adapter_off, plain; // forward passes are to be without adapters; the last one was
     Comm *comm, alone;       // the ranks; `alone` when there is one
     Comm *shard, *replicas;  // those that share one copy of the state; those that own what this one owns
     Links links;             // between their GPUs
     int zero;                // ZeRO stage; 0 with one rank
-    int64_t turns;           // layers' places in an arena in which they take turns
     bool sums_fresh;         // ZeRO-2: the first micro-batch's gradient is written, not added
     int64_t place_layer[2];  // ZeRO-3: whose weights are in place, or on their way there; -1: nobody's
     cudaEvent_t ready, arrived[MAX_EVENTS], taken[2], reduced[2];   // see "between the ranks"
@@ -101,6 +113,7 @@ struct Model {
     real *dx, *dnorm;        // (N, C)
     real *dqkv;              // (N, W)
     real *datt;              // (N, NH*HD)
+    real *dxa;               // (N, 3R)  LoRA: s dy B
     float *dsum;             // (B, NH, TP) rows of dO * O
     float *partial;          // column sums on their way: rmsnorm_partial_count or bias_partial_count
     real *head_hidden;       // (head_rows, C)  the places with a target, then their gradient
@@ -138,12 +151,45 @@ static void define_tensor(Model *m, const char *name, const char *hf_name, int64
     t->decayed = rows > 0;
     if (!glued) m->num_parameters = ceil_div(m->num_parameters, 256) * 256;   // glued: one matrix with the tensor before it
     t->offset = m->num_parameters;
+    m->in_turn_offset[m->num_tensors - 1] = m->num_parameters - m->turns_save;
     m->num_parameters += (rows ? rows : 1) * cols;
 }
+// the tensors from `first` on, whose first layer was defined last, are there in every layer
+static void repeat_in_layers(Model *m, int first) {
+    m->num_parameters = ceil_div(m->num_parameters, 256) * 256;
+    int64_t begin = m->tensors[first].offset, stride = m->num_parameters - begin;
+    for (int i = first; i < m->num_tensors; i++) m->tensors[i].layer_stride = stride;
+    m->num_parameters = begin + stride * m->config.num_layers;
+    m->turns_save += stride * (m->config.num_layers - m->turns);
+}
 static int64_t tensor_count(const Tensor *t) { return (t->rows ? t->rows : 1) * t->cols; }
+static int tensor_index(const Model *m, const char *name) {   // -1: the family has no such tensor
+    for (int i = 0; i < m->num_tensors; i++) if (strcmp(m->tensors[i].name, name) == 0) return i;
+    return -1;
+}
+
+// the adapters' tensors, A and B of every target: names are PEFT's
+static void define_adapters(Model *m) {
+    int first = m->num_tensors;
+    for (int s = 0; s < LORA_SITES; s++)
+        for (int side = 0; side < 2; side++) {   // all A of a site side by side, then their B
+            bool glued = false;   // A, to the A before it: they are one matrix
+            for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
+                const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
+                if (!(m->lora.targets >> k & 1)) continue;
+                m->adapters[k][side] = m->num_tensors;
+                define_tensor(m, lora_names[k][side], lora_names[k][2 + side], side ? w->rows : m->lora.rank, side ? m->lora.rank : w->cols, true, glued);
+                glued = side == 0;
+            }
+        }
+    repeat_in_layers(m, first);
+    for (int i = 0; i < m->num_tensors; i++) { m->tensors[i].frozen = i < first; m->tensors[i].adapter = i >= first; }
+    m->first_trained = first;
+}
 
 static void define_tensors(Model *m) {
     const Config *c = &m->config;
+    m->turns = c->num_layers < 2 ? c->num_layers : 2;
     int64_t C = c->hidden_size, F = c->intermediate_size, qw = c->num_heads * c->head_dim, kw = c->num_kv_heads * c->head_dim;
     define_tensor(m, "embed", "model.embed_tokens.weight", c->vocab_size, C, false, false);
     int first = m->num_tensors;
@@ -161,45 +207,44 @@ static void define_tensors(Model *m) {
     define_tensor(m, "gate", "model.layers.%d.mlp.gate_proj.weight", F, C, true, false);
     define_tensor(m, "up", "model.layers.%d.mlp.up_proj.weight", F, C, true, true);
     define_tensor(m, "down", "model.layers.%d.mlp.down_proj.weight", C, F, true, false);
-    m->num_parameters = ceil_div(m->num_parameters, 256) * 256;
-    int64_t begin = m->tensors[first].offset, stride = m->num_parameters - begin;
-    for (int i = first; i < m->num_tensors; i++) m->tensors[i].layer_stride = stride;
-    m->num_parameters = begin + stride * c->num_layers;
+    repeat_in_layers(m, first);
     define_tensor(m, "norm", "model.norm.weight", 0, C, false, false);
     if (!c->tied_embeddings) define_tensor(m, "lm_head", "lm_head.weight", c->vocab_size, C, false, false);
     m->num_parameters = ceil_div(m->num_parameters, 256) * 256;
-    // what this rank owns: the same order, but every tensor of every layer begins a block
-    for (int i = 0; i < m->num_tensors; i++) {
+    if (m->lora.rank) define_adapters(m);
+    m->num_trained = m->num_parameters - m->tensors[m->first_trained].offset;
+    // what this rank owns: the same order, what is frozen last, but every tensor of every layer begins a block
+    for (int n = 0; n < m->num_tensors; n++) {
+        int i = (m->first_trained + n) % m->num_tensors;
         const Tensor *t = &m->tensors[i];
-        int64_t begin, end;
+        int64_t begin, end, *total = t->frozen ? &m->num_owned_frozen : &m->num_owned;
         model_owned(m, i, &begin, &end);
-        m->owned_offset[i] = m->num_owned;
+        m->owned_offset[i] = m->num_owned + m->num_owned_frozen;
         m->owned_stride[i] = ceil_div(end - begin, 256) * 256;
-        m->num_owned += m->owned_stride[i] * (t->per_layer ? c->num_layers : 1);
+        *total += m->owned_stride[i] * (t->per_layer ? c->num_layers : 1);
     }
-    m->turns = c->num_layers < 2 ? c->num_layers : 2;
 }
 
-// Where tensor i of a layer lies in an arena. in_turns: layers take turns in `turns` places (ZeRO-2's gradients, ZeRO-3's weights)
-static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool in_turns) {
-    const Tensor *t = &m->tensors[i];
-    if (!in_turns) return t->offset + layer * t->layer_stride;
-    if (t->per_layer) return t->offset + layer % m->turns * t->layer_stride;
-    return t->offset - (i > 0 ? (m->config.num_layers - m->turns) * m->tensors[1].layer_stride : 0);   // tensor 1 is the first of a layer
-}
-static int64_t arena_numbers(const Model *m, bool in_turns) { return m->num_parameters - (in_turns ? (m->config.num_layers - m->turns) * m->tensors[1].layer_stride : 0); }
+// ZeRO-3's weights and ZeRO-2's gradients: layers take turns in `turns` places
 static bool weights_in_turns(const Model *m) { return m->zero >= 3; }
 static bool grads_in_turns(const Model *m) { return m->zero >= 2; }
-static int tensor_index(const Model *m, const char *name) {   // -1: the family has no such tensor
-    for (int i = 0; i < m->num_tensors; i++) if (strcmp(m->tensors[i].name, name) == 0) return i;
-    return -1;
+// where tensor i of a layer lies in params or grads, which begin with the first trained tensor
+static int64_t tensor_offset(const Model *m, int i, int64_t layer, bool grads) {
+    const Tensor *t = &m->tensors[i];
+    int first = grads ? m->first_trained : 0;
+    if (grads ? grads_in_turns(m) : weights_in_turns(m)) return m->in_turn_offset[i] - m->in_turn_offset[first] + layer % m->turns * t->layer_stride;
+    return t->offset - m->tensors[first].offset + layer * t->layer_stride;
 }
-static real *param(const Model *m, const char *name, int64_t layer) {
-    int i = tensor_index(m, name);
-    return i < 0 ? NULL : m->params + tensor_offset(m, i, layer, weights_in_turns(m));
+static int64_t arena_numbers(const Model *m, bool grads) {   // in params, in grads
+    int first = grads ? m->first_trained : 0;
+    return (grads ? grads_in_turns(m) : weights_in_turns(m)) ? m->num_parameters - m->turns_save - m->in_turn_offset[first] : m->num_parameters - m->tensors[first].offset;
 }
-static int64_t grad_offset(const Model *m, const char *name, int64_t layer) { return tensor_offset(m, tensor_index(m, name), layer, grads_in_turns(m)); }
-static float *grad(const Model *m, const char *name, int64_t layer) { return (float *)m->grads + grad_offset(m, name, layer); }   // fp32 sums only
+// tensor `name` of a layer; NULL when the family has no such tensor, and the gradient (fp32 sums only) of one that is frozen
+static real *param_at(const Model *m, int i, int64_t layer) { return i < 0 ? NULL : m->params + tensor_offset(m, i, layer, false); }
+static float *grad_at(const Model *m, int i, int64_t layer) { return i < 0 || m->tensors[i].frozen ? NULL : (float *)m->grads + tensor_offset(m, i, layer, true); }
+static real *param(const Model *m, const char *name, int64_t layer) { return param_at(m, tensor_index(m, name), layer); }
+static float *grad(const Model *m, const char *name, int64_t layer) { return grad_at(m, tensor_index(m, name), layer); }
+static int64_t grad_offset(const Model *m, const char *name, int64_t layer) { return tensor_offset(m, tensor_index(m, name), layer, true); }
 static const char *head_name(const Model *m) { return m->config.tied_embeddings ? "embed" : "lm_head"; }
 
 // Activations. Called twice: with arena NULL it only counts bytes, then it hands out the pieces.
@@ -208,7 +253,7 @@ static int64_t place_activations(Model *m, char *arena) {
     int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim, L = c->num_layers;
     int64_t W = A + 2 * c->num_kv_heads * c->head_dim, stats = m->B * c->num_heads * ceil_div(m->T, QUERY_TILE) * QUERY_TILE, used = 0;
     int r = m->recompute;
-    #define PLACE(pointer, count) do { (pointer) = arena ? (decltype(pointer))(arena + used) : NULL; used += ceil_div((count) * (int64_t)sizeof *(pointer), 1024) * 1024; } while (0)
+    #define PLACE(pointer, count) do { (pointer) = arena ? (decltype(&*(pointer)))(arena + used) : NULL; used += ceil_div((count) * (int64_t)sizeof *(pointer), 1024) * 1024; } while (0)
     // A piece of a layer: kept for each one, or one buffer for all (which the first layer places)
     #define PLACE_PIECE(piece, count, kept) do { if (l == 0 || (kept)) PLACE(y->piece, count); else y->piece = m->layers[0].piece; } while (0)
     PLACE(m->rope_table, m->T * c->head_dim);
@@ -228,12 +273,13 @@ static int64_t place_activations(Model *m, char *arena) {
         PLACE_PIECE(rstd2, N, m->training);
         PLACE_PIECE(gate_up, N * 2 * F, keep_ffn);
         if (keep_ffn && !(r & RECOMPUTE_SWIGLU)) PLACE(y->act, N * F);   // else in scratch, see below
+        for (int k = 0; k < LORA_SITES; k++) PLACE_PIECE(xa[k], N * lora_site_rank(&m->lora, k), m->training);
     }
     PLACE(m->x, N * C); PLACE(m->hidden, N * C); PLACE(m->rstd, N);
     PLACE(m->head_hidden, m->head_rows * C); PLACE(m->row_logp, m->head_rows); PLACE(m->logp, N);
     if (m->training) {
         PLACE(m->dhidden, N * C); PLACE(m->dx, N * C); PLACE(m->dnorm, N * C); PLACE(m->dqkv, N * W); PLACE(m->datt, N * A);
-        PLACE(m->dsum, stats);
+        PLACE(m->dxa, N * 3 * m->lora.rank); PLACE(m->dsum, stats);
         PLACE(m->partial, rmsnorm_partial_count(C) > bias_partial_count(W) ? rmsnorm_partial_count(C) : bias_partial_count(W));
         PLACE(m->norm_partial, norm_partial_count());
     }
@@ -294,12 +340,14 @@ static const char *recompute_text(int bits, char *text) {   // text: 32 characte
 bool model_check(const Config *c, const ModelOptions *o, Error *e) {
     MomentType moments;
     int bits;
-    if (o->lora.rank) return fail(e, "LoRA is not in the GPU twin yet ---> use train_findap_cpu");
     if (!parse_moments(o->moments, &moments)) return fail(e, "--moments is \"%s\", expected fp32, bf16 or 8bit", o->moments);
     if (o->gradients && strcmp(o->gradients, "fp32") != 0 && strcmp(o->gradients, "bf16") != 0) return fail(e, "--gradients is \"%s\", expected fp32 or bf16", o->gradients);
     if (!parse_recompute(o->recompute, &bits)) return fail(e, "--recompute is \"%s\", expected none, auto, block, or some of swiglu,norm,ffn,qkv", o->recompute);
     if (o->comm && o->comm->size > 1 && o->zero >= 2 && o->gradients && strcmp(o->gradients, "bf16") == 0)
         return fail(e, "--gradients bf16 and --zero %d do not go together: from stage 2 on a rank sums only what it owns, in fp32 ---> leave --gradients out", (int)o->zero);
+    if (o->lora.rank && (!o->lora.targets || o->lora.targets >> LORA_TARGETS || !(o->lora.alpha > 0))) return fail(e, "LoRA needs a target and an alpha above 0");
+    if (o->lora.rank % 8) return fail(e, "LoRA's rank is %" PRId64 ", must be a multiple of 8 on the GPU ---> the CPU twin takes any", o->lora.rank);
+    if (o->lora.rank && o->gradients && strcmp(o->gradients, "bf16") == 0) return fail(e, "--gradients bf16 and LoRA do not go together: an adapter's gradients are few, and summed in fp32 ---> leave --gradients out");
     if (c->num_layers + 2 > MAX_EVENTS) return fail(e, "config.json: num_hidden_layers is %" PRId64 ", at most %d are possible on the GPU", c->num_layers, MAX_EVENTS - 2);
     if (c->hidden_size % 8 || c->intermediate_size % 8 || c->head_dim % 8 || c->head_dim > 256)
         return fail(e, "config.json: hidden_size %" PRId64 ", intermediate_size %" PRId64 " and head_dim %" PRId64 " must be multiples of 8, and head_dim at most 256, on the GPU ---> the CPU twin takes any",
@@ -320,6 +368,7 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
     if (o) CHECK(parse_moments(o->moments, &m->moment_type) && parse_recompute(o->recompute, &m->recompute));
     else m->recompute = -1;
     m->grad_type = o && o->gradients && strcmp(o->gradients, "bf16") == 0 ? GRAD_BF16 : GRAD_FP32;
+    if (o) m->lora = o->lora;
     m->layers = (Layer *)xcalloc(config->num_layers, sizeof(Layer));
     m->batch_upload.count = 4 * B * T + 1 + attention_plan_ints(B, T);
     m->head_upload.count = 3 * (B * T + 256);
@@ -327,9 +376,9 @@ static void define_model(Model *m, const Config *config, int64_t B, int64_t T, b
 }
 
 static int64_t parameter_bytes(const Model *m, int64_t *weights, int64_t *gradients, int64_t *moments) {
-    *weights = arena_numbers(m, weights_in_turns(m)) * (int64_t)sizeof(real) + (m->zero >= 3 ? m->num_owned * (int64_t)sizeof(real) : 0) +
+    *weights = arena_numbers(m, false) * (int64_t)sizeof(real) + (m->zero >= 3 ? (m->num_owned + m->num_owned_frozen) * (int64_t)sizeof(real) : 0) +
                (m->training && sizeof(real) == 2 ? m->num_owned * (int64_t)sizeof(int16_t) : 0);
-    *gradients = m->training ? arena_numbers(m, grads_in_turns(m)) * (m->grad_type == GRAD_BF16 ? 2 : 4) + (m->zero >= 2 ? m->num_owned * 4 : 0) : 0;
+    *gradients = m->training ? arena_numbers(m, true) * (m->grad_type == GRAD_BF16 ? 2 : 4) + (m->zero >= 2 ? m->num_owned * 4 : 0) : 0;
     *moments = m->training ? 2 * moment_bytes(m->moment_type, m->num_owned) : 0;
     return *weights + *gradients + *moments;
 }
@@ -358,10 +407,11 @@ int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool trai
     choose_recompute(&m);
     int64_t w, g, mo, activations = place_activations(&m, NULL), all = parameter_bytes(&m, &w, &g, &mo) + activations + (64 << 20);
     double GiB = 1073741824.0;
-    char text[32] = "";
+    char text[32] = "", trained[64] = "";
+    if (m.lora.rank) snprintf(trained, sizeof trained, " (trained %.1f MiB)", (double)(m.num_trained * (int64_t)sizeof(real)) / 1048576.0);
     if (plan)
-        snprintf(plan, MODEL_PLAN_SIZE, "%s weights%s %.2f GiB, %s gradients %.2f GiB, %s moments %.2f GiB, activations of %" PRId64 " x %" PRId64 " tokens %.2f GiB (scratch %.2f GiB of it, "
-                 "%" PRId64 " rows of logits at a time), recomputed: %s%s", REAL_NAME, training && sizeof(real) == 2 ? " with remainders" : "", (double)w / GiB, m.grad_type == GRAD_BF16 ? "bf16" : "fp32",
+        snprintf(plan, MODEL_PLAN_SIZE, "%s weights%s %.2f GiB%s, %s gradients %.2f GiB, %s moments %.2f GiB, activations of %" PRId64 " x %" PRId64 " tokens %.2f GiB (scratch %.2f GiB of it, "
+                 "%" PRId64 " rows of logits at a time), recomputed: %s%s", REAL_NAME, training && sizeof(real) == 2 ? " with remainders" : "", (double)w / GiB, trained, m.grad_type == GRAD_BF16 ? "bf16" : "fp32",
                  (double)g / GiB, moment_names[m.moment_type], (double)mo / GiB, B, T, (double)activations / GiB, (double)m.scratch_bytes / GiB, m.head_rows, recompute_text(m.recompute, text),
                  m.zero == 0 ? "" : m.zero == 1 ? "; ZeRO-1" : m.zero == 2 ? "; ZeRO-2" : "; ZeRO-3");
     free(m.layers);
@@ -398,7 +448,7 @@ static void tune_matmuls(Model *m) {
     int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim, W = A + 2 * c->num_kv_heads * c->head_dim;
     if (!m->training || sizeof(real) == 4 || N * C < 1 << 20) return;
     place_activations(m, NULL);   // says how many rows of logits there are at a time
-    const struct { const char *name; int64_t N, K, O, ldy; bool residual, bias; } layers[] = {
+    const struct { const char *name; int64_t N, K, O, ldy; bool residual, bias; } layers[] = {   // first LoRA's sites, in their order
         {"qkv", N, C, W, W, false, c->qkv_bias}, {"attention out", N, A, C, C, true, false}, {"gate, up", N, C, 2 * F, 2 * F, false, false},
         {"down", N, F, C, C, true, false}, {"LM head", m->head_rows, C, V, m->ldv, false, false}};
     int64_t inputs = 0, outputs = 0;
@@ -422,16 +472,34 @@ static void tune_matmuls(Model *m) {
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(b, inputs, 2);
     for (int i = 0; i < 5; i++) {
         char name[64];
-        GemmShape s = shape_forward(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, layers[i].residual, layers[i].bias);
+        bool adapted = i < LORA_SITES && lora_site_rank(&m->lora, i) > 0;   // then adapters have put their part where the product goes
+        GemmShape s = shape_forward(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, layers[i].residual || adapted, layers[i].bias);
         snprintf(name, sizeof name, "%s forward", layers[i].name);
         gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
-        s = shape_dinput(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy);
+        s = shape_dinput(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, adapted);
         snprintf(name, sizeof name, "%s dinput", layers[i].name);
         gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
-        for (int add = 0; add < 2 && m->grad_type == GRAD_FP32; add++) {
+        for (int add = 0; add < 2 && m->grad_type == GRAD_FP32 && !m->lora.rank; add++) {
             s = shape_dweight(layers[i].N, layers[i].K, layers[i].O, layers[i].ldy, add);
             snprintf(name, sizeof name, "%s dweight%s", layers[i].name, add ? " +=" : "");
             gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
+        }
+        if (!adapted) continue;
+        const int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, i), ldy = layers[i].ldy;
+        const float scale = (float)lora_scale(&m->lora);
+        auto tune_adapter = [&](const char *what, const GemmShape &shape) {
+            snprintf(name, sizeof name, "%.10s %s", layers[i].name, what);
+            gemm_tune(&m->gemm, &shape, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
+        };
+        tune_adapter("xa", lora_shape_xa(N, layers[i].K, nR, scale));
+        tune_adapter("LoRA dx", lora_shape_dx(N, layers[i].K, nR));
+        for (int add = 0; add < 2; add++) tune_adapter(add ? "dA +=" : "dA", lora_shape_da(N, layers[i].K, nR, add));
+        for (int k = lora_sites[i].first; k < lora_sites[i].first + lora_sites[i].n; k++) {
+            const int64_t O = m->tensors[tensor_index(m, lora_targets[k])].rows;
+            if (!(m->lora.targets >> k & 1)) continue;
+            tune_adapter("LoRA y", lora_shape_y(N, R, nR, O, ldy, layers[i].residual));
+            tune_adapter("dxa", lora_shape_dxa(N, R, nR, O, ldy, scale));
+            for (int add = 0; add < 2; add++) tune_adapter(add ? "dB +=" : "dB", lora_shape_db(N, R, nR, O, ldy, add));
         }
     }
     CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
@@ -462,7 +530,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     choose_recompute(m);
     int64_t weights, gradients, moments, activations = place_activations(m, NULL);
     parameter_bytes(m, &weights, &gradients, &moments);
-    const size_t params_bytes = (size_t)arena_numbers(m, weights_in_turns(m)) * sizeof(real), owned = (size_t)m->num_owned;
+    const size_t params_bytes = (size_t)arena_numbers(m, false) * sizeof(real), owned = (size_t)m->num_owned, owned_all = owned + (size_t)m->num_owned_frozen;
     if (m->zero >= 2) gradients -= m->num_owned * 4;
     CUDA_CHECK(cudaMalloc((void **)&m->params, params_bytes));
     CUDA_CHECK(cudaMemsetAsync(m->params, 0, params_bytes, m->stream));
@@ -475,8 +543,8 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
         CUDA_CHECK(cudaMemsetAsync(m->shard_sums, 0, owned * sizeof(float), m->stream));   // the gaps between tensors stay zero
     }
     if (m->zero >= 3) {
-        CUDA_CHECK(cudaMalloc((void **)&m->shard_params, owned * sizeof(real)));
-        CUDA_CHECK(cudaMemsetAsync(m->shard_params, 0, owned * sizeof(real), m->stream));
+        CUDA_CHECK(cudaMalloc((void **)&m->shard_params, owned_all * sizeof(real)));
+        CUDA_CHECK(cudaMemsetAsync(m->shard_params, 0, owned_all * sizeof(real), m->stream));
     }
     if (m->zero >= 1) {
         CUDA_CHECK(cudaMalloc((void **)&m->rank_totals, (size_t)m->comm->size * 2 * sizeof(double)));
@@ -536,8 +604,8 @@ void model_free(Model *m) {
 }
 
 const Config *model_config(const Model *m) { return &m->config; }
-const Lora *model_lora(const Model *m) { (void)m; static const Lora none = {0, 0, false, 0}; return &none; }
-void model_adapter(Model *m, bool on) { (void)m; (void)on; }
+const Lora *model_lora(const Model *m) { return &m->lora; }
+void model_adapter(Model *m, bool on) { m->adapter_off = !on && m->lora.rank; }
 const char *model_notes(const Model *m) { return m->notes; }
 int model_num_tensors(const Model *m) { return m->num_tensors; }
 const Tensor *model_tensor(const Model *m, int i) { return &m->tensors[i]; }
@@ -555,17 +623,18 @@ void model_owned(const Model *m, int i, int64_t *begin, int64_t *end) {
 static int64_t owned_place(const Model *m, int i, int64_t layer) { return m->owned_offset[i] + layer * m->owned_stride[i]; }
 static real *owned_params(const Model *m, int i, int64_t layer) {
     if (m->zero >= 3 && m->tensors[i].per_layer) return m->shard_params + owned_place(m, i, layer);
-    return m->params + tensor_offset(m, i, layer, weights_in_turns(m)) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
+    return param_at(m, i, layer) + shard_begin(m->shard, tensor_count(&m->tensors[i]));
 }
 static char *owned_grads(const Model *m, int i, int64_t layer) {
     if (m->zero >= 2) return (char *)(m->shard_sums + owned_place(m, i, layer));
-    return (char *)m->grads + (tensor_offset(m, i, layer, false) + shard_begin(m->shard, tensor_count(&m->tensors[i]))) * (int64_t)grad_size(m);
+    return (char *)m->grads + (tensor_offset(m, i, layer, true) + shard_begin(m->shard, tensor_count(&m->tensors[i]))) * (int64_t)grad_size(m);
 }
 
 // What this rank owns of one tensor, between the host's fp32 and an arena, STAGING numbers at a time
 static void owned_copy(Model *m, TensorKind kind, int i, int layer, float *out, const float *in) {
-    CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || m->training));
+    CHECK(i >= 0 && i < m->num_tensors && layer >= 0 && layer < (m->tensors[i].per_layer ? m->config.num_layers : 1) && (kind == KIND_PARAM || (m->training && !m->tensors[i].frozen)));
     const Tensor *t = &m->tensors[i];
+    int16_t *remainder = t->frozen ? NULL : m->remainder;
     int64_t begin, end, at = owned_place(m, i, layer);
     model_owned(m, i, &begin, &end);
     if (kind == KIND_GRAD && m->zero == 0 && (strcmp(t->name, head_name(m)) == 0 ? m->head_fresh : m->fresh && strcmp(t->name, "embed") != 0)) {   // zeroed, not yet written
@@ -577,8 +646,8 @@ static void owned_copy(Model *m, TensorKind kind, int i, int layer, float *out, 
     for (int64_t done = 0; done < end - begin; done += STAGING) {
         int64_t k = end - begin - done < STAGING ? end - begin - done : STAGING;
         if (in) CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
-        if (kind == KIND_PARAM && in) params_put(m->staging, owned_params(m, i, layer) - at, m->remainder, at + done, k, m->stream);
-        else if (kind == KIND_PARAM) params_get(m->staging, owned_params(m, i, layer) - at, m->remainder, at + done, k, m->stream);
+        if (kind == KIND_PARAM && in) params_put(m->staging, owned_params(m, i, layer) - at, remainder, at + done, k, m->stream);
+        else if (kind == KIND_PARAM) params_get(m->staging, owned_params(m, i, layer) - at, remainder, at + done, k, m->stream);
         else if (kind == KIND_GRAD) {
             CHECK(out);   // gradients are only ever read
             grads_get(m->staging, owned_grads(m, i, layer), m->grad_type, done, k, m->stream);
@@ -597,7 +666,7 @@ void model_put_owned(Model *m, TensorKind kind, int i, int layer, const float *i
 bool model_copy_is_bf16(const Model *m, TensorKind kind) { return m->training && m->moment_type == MOMENT_BF16 && (kind == KIND_MOMENT1 || kind == KIND_MOMENT2); }
 void model_copy_begin(Model *m) { stream_waits(m->copy_stream, m->copied, m->stream); }
 void model_copy_owned(Model *m, TensorKind kind, int i, int layer, void *out) {
-    CHECK(m->training && kind != KIND_GRAD);
+    CHECK(m->training && kind != KIND_GRAD && !m->tensors[i].frozen);
     int64_t begin, end, at = owned_place(m, i, layer);
     model_owned(m, i, &begin, &end);
     CUDA_CHECK(cudaSetDevice(m->device));   // of this thread
@@ -624,7 +693,7 @@ void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {  
             int64_t k = n - done < STAGING ? n - done : STAGING;
             CUDA_CHECK(cudaMemcpyAsync(m->staging, in + done, (size_t)k * sizeof(float), cudaMemcpyHostToDevice, m->stream));
             if (done == 0) links_finish(m);
-            params_put(m->staging, m->params + tensor_offset(m, i, layer, weights_in_turns(m)), NULL, done, k, m->stream);
+            params_put(m->staging, param_at(m, i, layer), NULL, done, k, m->stream);
             CUDA_CHECK(cudaStreamSynchronize(m->stream));
         }
     model_put_owned(m, kind, i, layer, in + shard_begin(m->shard, n));
@@ -653,10 +722,10 @@ static void reduce_unit(Model *m, int64_t unit, bool last) {
     int64_t begin, end;
     stream_waits(m->links.stream, m->ready, m->stream);
     links_begin();
-    for (int i = 0; i < m->num_tensors; i++)
-        if (unit_of(m, i, layer) == unit) links_reduce(&m->links, (char *)m->grads + tensor_offset(m, i, layer, grads_in_turns(m)) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]), (int)grad_size(m));
+    for (int i = m->first_trained; i < m->num_tensors; i++)
+        if (unit_of(m, i, layer) == unit) links_reduce(&m->links, (char *)m->grads + tensor_offset(m, i, layer, true) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]), (int)grad_size(m));
     links_end();
-    for (int i = 0; i < m->num_tensors && m->zero >= 2; i++) {
+    for (int i = m->first_trained; i < m->num_tensors && m->zero >= 2; i++) {
         if (unit_of(m, i, layer) != unit) continue;
         model_owned(m, i, &begin, &end);
         accumulate_fp32((float *)owned_grads(m, i, layer), (const float *)m->grads + tensor_offset(m, i, layer, true) + begin, !m->sums_fresh, end - begin, m->links.stream);
@@ -664,7 +733,7 @@ static void reduce_unit(Model *m, int64_t unit, bool last) {
     if (m->zero >= 2 && unit >= 1 && unit <= L) CUDA_CHECK(cudaEventRecord(m->reduced[layer % m->turns], m->links.stream));   // the place is free; sums of replicas lie elsewhere
     if (!last) return;
     links_begin();
-    for (int i = 0; i < m->num_tensors; i++) {
+    for (int i = m->first_trained; i < m->num_tensors; i++) {
         if (unit_of(m, i, layer) != unit) continue;
         model_owned(m, i, &begin, &end);
         links_sum(&m->links, owned_grads(m, i, layer), end - begin, (int)grad_size(m));
@@ -674,13 +743,14 @@ static void reduce_unit(Model *m, int64_t unit, bool last) {
 // before a layer's gradients are written: the layer that had the place has been summed
 static void wait_for_place(Model *m, int64_t layer) { if (m->zero >= 2) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->reduced[layer % m->turns], 0)); }
 
-// Sends a unit's weights to all ranks of the shard group. The caller has made the moving stream wait for what they depend on.
-static void gather_unit(Model *m, int64_t unit) {
+// Sends a unit's weights, all of them or those from tensor `first` on, to all ranks of the shard group. The caller has made the moving stream wait for
+// what they depend on.
+static void gather_unit(Model *m, int64_t unit, int first) {
     const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
     links_begin();
-    for (int i = 0; i < m->num_tensors; i++)
+    for (int i = first; i < m->num_tensors; i++)
         if (unit_of(m, i, layer) == unit)
-            links_gather(&m->links, m->params + tensor_offset(m, i, layer, weights_in_turns(m)), owned_params(m, i, layer), tensor_count(&m->tensors[i]), (int)sizeof(real));
+            links_gather(&m->links, param_at(m, i, layer), owned_params(m, i, layer), tensor_count(&m->tensors[i]), (int)sizeof(real));
     links_end();
     CUDA_CHECK(cudaEventRecord(m->arrived[unit], m->links.stream));
 }
@@ -688,7 +758,7 @@ static void gather_unit(Model *m, int64_t unit) {
 static void fetch_layer(Model *m, int64_t layer) {
     if (m->zero < 3 || layer < 0 || layer >= m->config.num_layers || m->place_layer[layer % m->turns] == layer) return;
     CUDA_CHECK(cudaStreamWaitEvent(m->links.stream, m->taken[layer % m->turns], 0));   // the layer before it there has been used
-    gather_unit(m, layer + 1);
+    gather_unit(m, layer + 1, 0);
     m->place_layer[layer % m->turns] = layer;
 }
 // m->stream may read the weights of a layer; `next` is the layer whose turn comes after it
@@ -701,23 +771,25 @@ static void need_layer(Model *m, int64_t layer, int64_t next) {
 static void used_layer(Model *m, int64_t layer) { if (m->zero >= 3) CUDA_CHECK(cudaEventRecord(m->taken[layer % m->turns], m->stream)); }
 static void need_ends(Model *m, int64_t unit) { if (m->zero) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->arrived[unit], 0)); }
 
-void model_share(Model *m) {
+// Every rank has new weights in what it owns: all get all of them. With ZeRO-3 those of layers only when their turn comes.
+static void share_from(Model *m, int first) {
     if (m->zero == 0) return;
     stream_waits(m->links.stream, m->ready, m->stream);
     m->place_layer[0] = m->place_layer[1] = -1;
-    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit);
+    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit, first);
 }
+void model_share(Model *m) { share_from(m, 0); }
 
 // The numbers of train_findap.c's model_init_random, drawn on the host: the two twins start from the same weights
 void model_init_random(Model *m, uint64_t seed) {
     int64_t most = 0;
     for (int i = 0; i < m->num_tensors; i++) most = tensor_count(&m->tensors[i]) > most ? tensor_count(&m->tensors[i]) : most;
     float *p = (float *)xmalloc(most * (int64_t)sizeof(float));
-    for (int i = 0; i < m->num_tensors; i++) {
+    for (int i = 0; i < m->num_tensors && !m->tensors[i].adapter; i++) {
         const Tensor *t = &m->tensors[i];
         bool norm = strncmp(t->name, "norm", 4) == 0;
         for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1); l++) {
-            uint64_t stream = (uint64_t)(l * MAX_TENSORS + i);
+            uint64_t stream = (uint64_t)(l * 16 + i);
             #pragma omp parallel for
             for (int64_t j = 0; j < tensor_count(t); j++)
                 p[j] = norm ? 1.0f : t->rows == 0 ? 0.0f : (float)(m->config.initializer_range * random_normal(seed, stream, (uint64_t)j));
@@ -730,8 +802,9 @@ void model_init_random(Model *m, uint64_t seed) {
 // ---------------------------------------------------------------------------------------------------------------------
 // one step
 
-static void clear_grad(Model *m, const char *name) {   // of a tensor outside the layers
+static void clear_grad(Model *m, const char *name) {   // of a tensor outside the layers; a frozen one has none
     int i = tensor_index(m, name);
+    if (m->tensors[i].frozen) return;
     CUDA_CHECK(cudaMemsetAsync((char *)m->grads + grad_offset(m, name, 0) * (int64_t)grad_size(m), 0, (size_t)tensor_count(&m->tensors[i]) * grad_size(m), m->stream));
 }
 
@@ -740,7 +813,7 @@ void model_zero_grad(Model *m) {
     m->fresh = m->head_fresh = m->sums_fresh = true;
     m->sums = (uint64_t)m->comm->rank << 54;   // every rank of the job, replicas too, rounds by its own noise, or the noise of the sum would grow with their number
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
-        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * 2, m->stream));
+        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_trained * 2, m->stream));
         m->fresh = m->head_fresh = false;
     } else if (!m->config.tied_embeddings) clear_grad(m, "embed");   // only rows whose tokens occur are written
     CUDA_CHECK(cudaMemsetAsync(&m->state->loss, 0, sizeof m->state->loss, m->stream));
@@ -751,8 +824,9 @@ void model_zero_moments(Model *m) {
     CUDA_CHECK(cudaMemsetAsync(&m->state->t, 0, sizeof m->state->t, m->stream));
 }
 
-// the gradient of matrix `name` (O, K): fp32 sums by the GEMM itself; bf16 sums piece by piece through fp32 scratch, rounded stochastically
+// the gradient of matrix `name` (O, K), unless it is frozen: fp32 sums by the GEMM itself; bf16 sums piece by piece through fp32 scratch, rounded stochastically
 static void matmul_backward_weight_of(Model *m, const char *name, int64_t layer, const real *dy, const real *x, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy) {
+    if (m->tensors[tensor_index(m, name)].frozen) return;
     int64_t at = grad_offset(m, name, layer);
     if (m->grad_type == GRAD_FP32) { matmul_backward_weight(&m->gemm, (float *)m->grads + at, dy, x, add, N, K, O, ldy, m->stream); return; }
     float *delta = (float *)(m->scratch + m->scratch_bytes - m->delta_bytes);
@@ -764,13 +838,72 @@ static void matmul_backward_weight_of(Model *m, const char *name, int64_t layer,
         accumulate_bf16((bf16 *)m->grads + at + o * K, delta, n * K, m->state, m->sums++, m->stream);
     }
 }
-// gradients of vectors (norms, biases), likewise
+// gradients of vectors (norms, biases), likewise; NULL: frozen
 static float *vector_grad(Model *m, const char *name, int64_t layer) {
     return m->grad_type == GRAD_FP32 ? grad(m, name, layer) : (float *)(m->scratch + m->scratch_bytes - m->delta_bytes);
 }
 static void vector_grad_done(Model *m, const char *name, int64_t layer, int64_t n) {
     int64_t at = grad_offset(m, name, layer);
     if (m->grad_type == GRAD_BF16) accumulate_bf16((bf16 *)m->grads + at, vector_grad(m, name, layer), n, m->state, m->sums++, m->stream);
+}
+
+// The adapters of site s of a layer, where x (N, K) is read and y (N, ldy) made: (s x A^T) B^T into the columns of each target, zeros into those of projections
+// that have none, before the frozen matrices' product, which is to add what is returned: y then, and with no adapter here the residual. A residual, laid out
+// like y, goes with the adapter's product; only sites of one projection have one. The first projection begins at column 0 of y, the next behind it.
+static const real *adapters_forward(Model *m, int64_t l, int s, real *y, int64_t ldy, const real *x, const real *residual, int64_t N) {
+    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
+    if (nR == 0 || m->plain) return residual;
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
+        const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
+        if (m->lora.targets >> k & 1) {
+            if (done == 0) lora_a_forward(&m->gemm, m->layers[l].xa[s], x, param_at(m, m->adapters[k][0], l), (float)lora_scale(&m->lora), N, w->cols, nR, m->stream);
+            lora_b_forward(&m->gemm, y + column, ldy, m->layers[l].xa[s] + done, nR, param_at(m, m->adapters[k][1], l), residual, N, R, w->rows, m->stream);
+            done += R;
+        } else CUDA_CHECK(cudaMemset2DAsync(y + column, (size_t)ldy * sizeof(real), 0, (size_t)w->rows * sizeof(real), (size_t)N, m->stream));
+        column += w->rows;
+    }
+    return y;
+}
+
+// The same backwards, in two parts, since what an adapter at `down` has read may have to be made again in between. First dxa = s dy B of each target and
+// dx (N, K) = dxa A: true then, and the frozen matrices' product is to add to it. dx NULL: it is not asked for.
+static bool adapters_backward_input(Model *m, int64_t l, int s, real *dx, const real *dy, int64_t ldy, int64_t N) {
+    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
+    int a = -1;   // the first A, and with it all of the site
+    if (nR == 0) return false;
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
+        const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
+        if (m->lora.targets >> k & 1) {
+            lora_b_backward_input(&m->gemm, m->dxa + done, dy + column, ldy, param_at(m, m->adapters[k][1], l), nR, (float)lora_scale(&m->lora), N, R, w->rows, m->stream);
+            if (done == 0) a = m->adapters[k][0];
+            done += R;
+        }
+        column += w->rows;
+    }
+    if (dx) lora_a_backward_input(&m->gemm, dx, m->dxa, param_at(m, a, l), N, m->tensors[a].cols, nR, m->stream);
+    return true;
+}
+// then dB and dA, from dy, x and dxa: = or, with add, +=
+static void adapters_backward_weight(Model *m, int64_t l, int s, const real *dy, int64_t ldy, const real *x, bool add, int64_t N) {
+    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
+    int a = -1;
+    if (nR == 0) return;
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
+        const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
+        if (m->lora.targets >> k & 1) {
+            lora_b_backward_weight(&m->gemm, grad_at(m, m->adapters[k][1], l), dy + column, ldy, m->layers[l].xa[s] + done, nR, add, N, R, w->rows, m->stream);
+            if (done == 0) a = m->adapters[k][0];
+            done += R;
+        }
+        column += w->rows;
+    }
+    lora_a_backward_weight(&m->gemm, grad_at(m, a, l), m->dxa, x, add, N, m->tensors[a].cols, nR, m->stream);
+}
+// Is nothing trained that lies below site s of layer l? Then its input needs no gradient.
+static bool lowest(const Model *m, int64_t l, int s) {
+    bool below = l > 0 || !m->lora.rank;
+    for (int k = 0; k < s; k++) below = below || lora_site_rank(&m->lora, k) > 0;
+    return !below;
 }
 
 // one layer: x (N, C) -> next (N, C). The first half ends with the residual stream after attention, the second is the feed-forward.
@@ -780,10 +913,12 @@ static void layer_forward_attention(Model *m, int64_t l, const Batch *b) {
     Layer *y = &m->layers[l];
     cudaStream_t s = m->stream;
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
-    matmul_forward(&m->gemm, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), NULL, N, C, W, W, s);   // q, k, v in one
+    const real *added = adapters_forward(m, l, 0, y->qkv, W, y->norm1, NULL, N);
+    matmul_forward(&m->gemm, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, C, W, W, s);    // q, k, v in one
     rope_forward(y->qkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
     attention_forward(y->att, y->lse, y->qkv, m->scratch, m->scratch_bytes, &m->plan, m->counters, NH, NKV, HD, s);
-    matmul_forward(&m->gemm, y->x2, y->att, param(m, "o", l), NULL, y->x, N, A, C, C, s);                        // x2 = x + ...
+    added = adapters_forward(m, l, 1, y->x2, C, y->att, y->x, N);
+    matmul_forward(&m->gemm, y->x2, y->att, param(m, "o", l), NULL, added, N, A, C, C, s);                         // x2 = x + ...
 }
 static void layer_forward(Model *m, int64_t l, real *next, const Batch *b) {
     const Config *c = &m->config;
@@ -793,9 +928,11 @@ static void layer_forward(Model *m, int64_t l, real *next, const Batch *b) {
     need_layer(m, l, l + 1);
     layer_forward_attention(m, l, b);
     rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
-    matmul_forward(&m->gemm, y->gate_up, y->norm2, param(m, "gate", l), NULL, NULL, N, C, 2 * F, 2 * F, s);      // gate, up in one
+    const real *added = adapters_forward(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N);
+    matmul_forward(&m->gemm, y->gate_up, y->norm2, param(m, "gate", l), NULL, added, N, C, 2 * F, 2 * F, s);       // gate, up in one
     swiglu_forward(y->act, y->gate_up, N, F, s);
-    matmul_forward(&m->gemm, next, y->act, param(m, "down", l), NULL, y->x2, N, F, C, C, s);                     // next = x2 + ...
+    added = adapters_forward(m, l, 3, next, C, y->act, y->x2, N);
+    matmul_forward(&m->gemm, next, y->act, param(m, "down", l), NULL, added, N, F, C, C, s);                       // next = x2 + ...
     used_layer(m, l);
 }
 
@@ -808,43 +945,51 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     cudaStream_t s = m->stream;
     Gemm *g = &m->gemm;
     int r = m->recompute;
-    bool add = !m->fresh, add_vector = add && m->grad_type == GRAD_FP32;
+    bool add = !m->fresh, add_vector = add && m->grad_type == GRAD_FP32, act_again = y->act == (real *)m->scratch, qkv_again = r & RECOMPUTE_QKV && !(r & RECOMPUTE_BLOCK);
+    real *dact = (real *)m->scratch;
     need_layer(m, l, l - 1);
     wait_for_place(m, l);
     if (r & RECOMPUTE_BLOCK) layer_forward_attention(m, l, b);
     if (r & (RECOMPUTE_NORM | RECOMPUTE_BLOCK)) rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
-    if (r & (RECOMPUTE_FFN | RECOMPUTE_BLOCK)) matmul_forward(g, y->gate_up, y->norm2, param(m, "gate", l), NULL, NULL, N, C, 2 * F, 2 * F, s);
+    if (r & (RECOMPUTE_FFN | RECOMPUTE_BLOCK)) matmul_forward(g, y->gate_up, y->norm2, param(m, "gate", l), NULL, adapters_forward(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N), N, C, 2 * F, 2 * F, s);
 
     // the feed-forward. gate_up becomes its gradient; when act was not kept, it is made again in the place of its gradient
-    bool act_again = y->act == (real *)m->scratch;
-    real *dact = (real *)m->scratch;
-    matmul_backward_input(g, dact, m->dx, param(m, "down", l), N, F, C, C, s);
+    matmul_backward_input(g, dact, m->dx, param(m, "down", l), adapters_backward_input(m, l, 3, dact, m->dx, C, N), N, F, C, C, s);
     swiglu_backward(y->gate_up, act_again ? dact : NULL, dact, y->gate_up, N, F, s);
     matmul_backward_weight_of(m, "down", l, m->dx, act_again ? dact : y->act, add, N, F, C, C);
-    matmul_backward_input(g, m->dnorm, y->gate_up, param(m, "gate", l), N, C, 2 * F, 2 * F, s);
+    adapters_backward_weight(m, l, 3, m->dx, C, act_again ? dact : y->act, add, N);
+    if (lowest(m, l, 3)) goto done;
+    matmul_backward_input(g, m->dnorm, y->gate_up, param(m, "gate", l), adapters_backward_input(m, l, 2, m->dnorm, y->gate_up, 2 * F, N), N, C, 2 * F, 2 * F, s);
     matmul_backward_weight_of(m, "gate", l, y->gate_up, y->norm2, add, N, C, 2 * F, 2 * F);
+    adapters_backward_weight(m, l, 2, y->gate_up, 2 * F, y->norm2, add, N);
+    if (lowest(m, l, 2)) goto done;
     rmsnorm_backward(m->dx, vector_grad(m, "norm2", l), m->partial, m->dnorm, y->x2, y->rstd2, param(m, "norm2", l), add_vector, N, C, s);
     vector_grad_done(m, "norm2", l, C);
 
     // attention
-    bool qkv_again = r & RECOMPUTE_QKV && !(r & RECOMPUTE_BLOCK);
     if (r & (RECOMPUTE_NORM | RECOMPUTE_BLOCK)) rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
     if (qkv_again) {
-        matmul_forward(g, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), NULL, N, C, W, W, s);
+        matmul_forward(g, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), adapters_forward(m, l, 0, y->qkv, W, y->norm1, NULL, N), N, C, W, W, s);
         rope_forward(y->qkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
     }
-    matmul_backward_input(g, m->datt, m->dx, param(m, "o", l), N, A, C, C, s);
+    matmul_backward_input(g, m->datt, m->dx, param(m, "o", l), adapters_backward_input(m, l, 1, m->datt, m->dx, C, N), N, A, C, C, s);
     matmul_backward_weight_of(m, "o", l, m->dx, y->att, add, N, A, C, C);
+    adapters_backward_weight(m, l, 1, m->dx, C, y->att, add, N);
+    if (lowest(m, l, 1)) goto done;
     attention_backward(m->dqkv, m->dsum, m->datt, y->att, y->lse, y->qkv, m->scratch, m->scratch_bytes, &m->plan, NH, NKV, HD, s);
     rope_backward(m->dqkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
-    matmul_backward_input(g, m->dnorm, m->dqkv, param(m, "q", l), N, C, W, W, s);
+    if (lowest(m, l, 0)) adapters_backward_input(m, l, 0, NULL, m->dqkv, W, N);
+    else matmul_backward_input(g, m->dnorm, m->dqkv, param(m, "q", l), adapters_backward_input(m, l, 0, m->dnorm, m->dqkv, W, N), N, C, W, W, s);
     matmul_backward_weight_of(m, "q", l, m->dqkv, y->norm1, add, N, C, W, W);
-    if (c->qkv_bias) {
+    adapters_backward_weight(m, l, 0, m->dqkv, W, y->norm1, add, N);
+    if (lowest(m, l, 0)) goto done;
+    if (c->qkv_bias && !m->lora.rank) {
         bias_backward(vector_grad(m, "q_bias", l), m->partial, m->dqkv, add_vector, N, W, s);
         vector_grad_done(m, "q_bias", l, W);
     }
     rmsnorm_backward(m->dx, vector_grad(m, "norm1", l), m->partial, m->dnorm, y->x, y->rstd1, param(m, "norm1", l), add_vector, N, C, s);
     vector_grad_done(m, "norm1", l, C);
+done:
     used_layer(m, l);
     reduce_unit(m, l + 1, b->last);
 }
@@ -893,6 +1038,7 @@ void model_forward(Model *m, const Batch *b) {
         m->fresh = m->head_fresh = true;
         if (!m->config.tied_embeddings) clear_grad(m, "embed");
     }
+    m->plain = m->adapter_off;
     need_ends(m, 0);
     embedding_forward(m->layers[0].x, param(m, "embed", 0), m->tokens, N, C, m->stream);
     for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, b);
@@ -936,7 +1082,7 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
         if (!coef) continue;
         loss_sum(&m->state->loss, c, m->row_logp, known, s);
         matmul_backward_weight_of(m, head_name(m), 0, logits, m->head_hidden, !m->head_fresh, rows, C, V, m->ldv);
-        matmul_backward_input(&m->gemm, m->head_hidden, logits, w, rows, C, V, m->ldv, s);   // head_hidden is not needed any more
+        matmul_backward_input(&m->gemm, m->head_hidden, logits, w, false, rows, C, V, m->ldv, s);   // head_hidden is not needed any more
         m->head_fresh = false;
         scatter_rows(m->dhidden, m->head_hidden, row_place, known, C, s);
     }
@@ -944,7 +1090,7 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
 }
 
 void model_backward(Model *m, const Batch *b) {
-    CHECK(m->training);
+    CHECK(m->training && !m->plain);
     int64_t N = b->B * b->T, C = m->config.hidden_size;
     comm_wait_begin(m->comm, "the backward pass", false);
     CUDA_CHECK(cudaMemsetAsync(m->dx, 0, (size_t)(N * C) * sizeof(real), m->stream));
@@ -954,7 +1100,8 @@ void model_backward(Model *m, const Batch *b) {
     reduce_unit(m, m->config.num_layers + 1, b->last);
     for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
     if (m->config.tied_embeddings && m->head_fresh) { clear_grad(m, "embed"); m->head_fresh = false; }   // no target anywhere: the head wrote nothing
-    if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
+    if (m->tensors[0].frozen) {}
+    else if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
     else embedding_backward_bf16((bf16 *)m->grads + grad_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
     reduce_unit(m, 0, b->last);
     m->fresh = m->sums_fresh = false;
@@ -980,20 +1127,20 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
     free(host);
 }
 
-// One optimizer step over everything, decided on the GPU: norm, clipping and, when loss or norm is not finite, nothing. With several ranks each
+// One optimizer step over everything that is trained, decided on the GPU: norm, clipping and, when loss or norm is not finite, nothing. With several ranks each
 // updates what it owns; the new weights are on their way when this returns.
 void model_update(Model *m, const AdamW *opt) {
     CHECK(m->updates_issued - m->results_read < MODEL_UPDATES_AHEAD);
     comm_wait_begin(m->comm, "the update", false);
     if (m->zero) links_finish(m);   // all ranks ran at least one micro-batch
     else if (m->fresh) {   // no model_backward since model_zero_grad: the gradient is zero
-        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_parameters * grad_size(m), m->stream));
+        CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_trained * grad_size(m), m->stream));
         m->fresh = m->head_fresh = false;
     } else if (m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }
-    if (m->zero == 0) norm_part(m->norm_partial, m->grads, m->grad_type, m->num_parameters, false, m->stream);
+    if (m->zero == 0) norm_part(m->norm_partial, m->grads, m->grad_type, m->num_trained, false, m->stream);
     else if (m->zero >= 2) norm_part(m->norm_partial, m->shard_sums, GRAD_FP32, m->num_owned, false, m->stream);
     else CUDA_CHECK(cudaMemsetAsync(m->norm_partial, 0, (size_t)norm_partial_count() * sizeof(double), m->stream));
-    for (int i = 0; i < m->num_tensors && m->zero == 1; i++) {
+    for (int i = m->first_trained; i < m->num_tensors && m->zero == 1; i++) {
         int64_t begin, end;
         model_owned(m, i, &begin, &end);
         for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1) && end > begin; l++) norm_part(m->norm_partial, owned_grads(m, i, l), m->grad_type, end - begin, true, m->stream);
@@ -1006,7 +1153,7 @@ void model_update(Model *m, const AdamW *opt) {
         norm_of_ranks(m->state, m->rank_totals, m->comm->size, m->shard->size, m->stream);
     }
     norm_clip(m->state, opt, m->stream);
-    for (int i = 0; i < m->num_tensors; i++) {
+    for (int i = m->first_trained; i < m->num_tensors; i++) {
         const Tensor *t = &m->tensors[i];
         int64_t begin, end;
         model_owned(m, i, &begin, &end);
@@ -1016,7 +1163,7 @@ void model_update(Model *m, const AdamW *opt) {
                          owned_grads(m, i, l) - at * (int64_t)grad_size(m), m->grad_type, at, end - begin, opt, t->decayed, m->state, m->stream);
         }
     }
-    model_share(m);
+    share_from(m, m->first_trained);
     int slot = (int)(m->updates_issued++ % MODEL_UPDATES_AHEAD);
     CUDA_CHECK(cudaMemcpyAsync(&m->results[slot], m->state, sizeof(StepState), cudaMemcpyDeviceToHost, m->stream));
     CUDA_CHECK(cudaEventRecord(m->updated[slot], m->stream));

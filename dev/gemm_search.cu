@@ -46,11 +46,11 @@ int main(int argc, char **argv) {
     CUDA_CHECK(cudaMalloc((void **)&a, big * 2)); CUDA_CHECK(cudaMalloc((void **)&b, big * 2)); CUDA_CHECK(cudaMalloc((void **)&d, big * 4)); CUDA_CHECK(cudaMalloc((void **)&d2, big * 4)); CUDA_CHECK(cudaMalloc((void **)&differs, 4));
     gemm_fill_kernel<<<1024, 256>>>(a, big, 1); gemm_fill_kernel<<<1024, 256>>>(b, big, 2);
     const struct { const char *name; GemmShape s; } shapes[] = {
-        {"qkv forward", shape_forward(N, C, W, W, false, false)}, {"qkv dinput", shape_dinput(N, C, W, W)}, {"qkv dweight +=", shape_dweight(N, C, W, W, true)},
-        {"o forward", shape_forward(N, C, C, C, true, false)}, {"o dinput", shape_dinput(N, C, C, C)}, {"o dweight +=", shape_dweight(N, C, C, C, true)},
-        {"gate_up forward", shape_forward(N, C, 2 * F, 2 * F, false, false)}, {"gate_up dinput", shape_dinput(N, C, 2 * F, 2 * F)}, {"gate_up dweight +=", shape_dweight(N, C, 2 * F, 2 * F, true)},
-        {"down forward", shape_forward(N, F, C, C, true, false)}, {"down dinput", shape_dinput(N, F, C, C)}, {"down dweight +=", shape_dweight(N, F, C, C, true)},
-        {"LM head forward", shape_forward(N / 2, C, V, V, false, false)}, {"LM head dinput", shape_dinput(N / 2, C, V, V)}, {"LM head dweight +=", shape_dweight(N / 2, C, V, V, true)}};
+        {"qkv forward", shape_forward(N, C, W, W, false, false)}, {"qkv dinput", shape_dinput(N, C, W, W, false)}, {"qkv dweight +=", shape_dweight(N, C, W, W, true)},
+        {"o forward", shape_forward(N, C, C, C, true, false)}, {"o dinput", shape_dinput(N, C, C, C, false)}, {"o dweight +=", shape_dweight(N, C, C, C, true)},
+        {"gate_up forward", shape_forward(N, C, 2 * F, 2 * F, false, false)}, {"gate_up dinput", shape_dinput(N, C, 2 * F, 2 * F, false)}, {"gate_up dweight +=", shape_dweight(N, C, 2 * F, 2 * F, true)},
+        {"down forward", shape_forward(N, F, C, C, true, false)}, {"down dinput", shape_dinput(N, F, C, C, false)}, {"down dweight +=", shape_dweight(N, F, C, C, true)},
+        {"LM head forward", shape_forward(N / 2, C, V, V, false, false)}, {"LM head dinput", shape_dinput(N / 2, C, V, V, false)}, {"LM head dweight +=", shape_dweight(N / 2, C, V, V, true)}};
     cudaEvent_t e0, e1;
     CUDA_CHECK(cudaEventCreate(&e0)); CUDA_CHECK(cudaEventCreate(&e1));
     auto launch = [&](GemmPlan *p, const cublasLtMatmulAlgo_t *algo, void *out) {

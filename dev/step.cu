@@ -4,10 +4,12 @@
 //     build/dev/step llama3-8b                           one row of 8,192 tokens, one document
 //     build/dev/step llama3-8b --batch FILE --profile    rows of real documents: FILE written by `train_findap --dump`
 //     build/dev/step qwen2.5-1.5b --rows 4 --seq-len 4096 --moments bf16 --recompute none
+//     build/dev/step llama3-8b --seq-len 4096 --lora-rank 16     adapters on all seven projections of a frozen model
 //
 // A micro-batch is one forward and backward pass, its gradient added to the earlier ones', as in a step of many micro-batches;
 // the optimizer's time is given apart. MFU: 6 x matmul parameters x tokens + 12 x visible pairs x heads x head_dim, over
-// 989.4 TFLOP/s (dense bf16); what is recomputed does not count, invisible pairs do not count.
+// 989.4 TFLOP/s (dense bf16); what is recomputed does not count, invisible pairs do not count. With LoRA 4 x, since a frozen weight has no gradient, and 6 x the
+// adapters' own parameters.
 #define FINDAP_LIBRARY
 #include "../train_findap.cu"
 #include "../findap/flags.h"         // defines: flags_parse
@@ -130,21 +132,24 @@ static void print_profile(int micro_batches, double wall_ms) {
 int main(int argc, char **argv) {
     program_name = "step";
     const char *name = argc > 1 ? argv[1] : "", *batch_file = NULL;
-    int64_t rows = 1, T = 8192, micro = 4, repeat = 3;
+    int64_t rows = 1, T = 8192, micro = 4, repeat = 3, lora_rank = 0;
     bool profile = false, help = false, time_head = false;
-    ModelOptions options = {"bf16", NULL, "auto"};
+    ModelOptions options = {};
+    options.moments = "bf16"; options.recompute = "auto";
     Flag flags[] = {
         {"--rows", FLAG_INT, &rows, "N", "rows of a micro-batch", 1, 1 << 20, false}, {"--seq-len", FLAG_INT, &T, "N", "tokens of a row", 1, 1 << 24, false},
         {"--batch", FLAG_STRING, &batch_file, "FILE", "tokens, positions, targets and weights of `train_findap --dump`; its rows are taken in turn", 0, 0, false},
         {"--micro", FLAG_INT, &micro, "N", "micro-batches of a step", 1, 1 << 20, false}, {"--repeat", FLAG_INT, &repeat, "N", "steps timed", 1, 1 << 20, false},
         {"--moments", FLAG_STRING, &options.moments, "TYPE", "as train_findap's", 0, 0, false}, {"--gradients", FLAG_STRING, &options.gradients, "TYPE", "as train_findap's", 0, 0, false},
         {"--recompute", FLAG_STRING, &options.recompute, "WHAT", "as train_findap's", 0, 0, false}, {"--profile", FLAG_BOOL, &profile, NULL, "kernel by kernel", 0, 0, false},
+        {"--lora-rank", FLAG_INT, &lora_rank, "N", "adapters of this rank on all projections of a frozen model, 0: all is trained", 0, 1 << 16, false},
         {"--head", FLAG_BOOL, &time_head, NULL, "the loss with the LM head alone, too", 0, 0, false}};
     int n_flags = (int)(sizeof flags / sizeof *flags);
     Error e;
     Config config;
     if (!flags_parse(argc, argv, 2, flags, n_flags, NULL, &help, &e)) die("%s", e.text);
     if (help || !known_config(name, &config)) { flags_help("step llama3-8b|llama3.2-1b|qwen2.5-1.5b|qwen2.5-0.5b [flags]", "Times the training step.", flags, n_flags); return help ? 0 : 1; }
+    if (lora_rank) options.lora = {lora_rank, 2.0 * (double)lora_rank, false, (1u << LORA_TARGETS) - 1};
     if (!model_check(&config, &options, &e)) die("%s", e.text);
 
     int64_t file_rows = rows;
@@ -165,6 +170,7 @@ int main(int argc, char **argv) {
     char plan[MODEL_PLAN_SIZE];
     int64_t planned = model_memory_bytes(&config, rows, T, true, &options, plan);
     printf("%s, %s: %s\n", name, REAL_NAME, plan);
+    if (lora_rank) printf("LoRA: rank %lld on all projections\n", (long long)lora_rank);
     double start = seconds_now();
     Model *m = model_create(&config, rows, T, true, &options);
     init_on_device(m);
@@ -226,8 +232,9 @@ int main(int argc, char **argv) {
     if (file) { ms = 0; for (float x : pass) ms += x / (double)pass.size(); }   // rows of documents differ in work: the mean over them, so that --repeat should take them all
     pairs /= (double)batches; targets /= (double)batches;
     double matmul_parameters = (double)config_num_parameters(&config) - (double)config.vocab_size * (double)config.hidden_size * (config.tied_embeddings ? 0 : 1);
-    double head = (double)config.vocab_size * (double)config.hidden_size;
-    double flops = 6 * (matmul_parameters - head) * (double)N + 6 * head * targets + 12 * (double)config.num_layers * pairs * (double)(config.num_heads * config.head_dim);
+    double head = (double)config.vocab_size * (double)config.hidden_size, each = lora_rank ? 4 : 6, adapters = 0;   // each: FLOPs of a parameter and token
+    for (int i = 0; i < m->num_tensors; i++) if (m->tensors[i].adapter) adapters += (double)(tensor_count(&m->tensors[i]) * config.num_layers);
+    double flops = (each * (matmul_parameters - head) + 6 * adapters) * (double)N + each * head * targets + 12 * (double)config.num_layers * pairs * (double)(config.num_heads * config.head_dim);
     double per_128k = 131072.0 / (double)N * ms + update_ms;
     printf("loss %.4f, gradient norm %.4f\n", r.loss * (double)(N * micro) / (targets * (double)micro), r.grad_norm);
     printf("%s %lld x %lld tokens: forward+backward %.1f ms (%.1f - %.1f) = %.0f tokens/s, %.1f model TFLOP/s, %.1f %% MFU; update %.1f ms; %.0f tokens/s at 131,072 tokens a step; visible pairs %.3g, trained targets %.0f\n",
@@ -250,7 +257,7 @@ int main(int argc, char **argv) {
         float sustained = timed(20);
         double bytes = (double)(m->head_rows * (m->ldv + config.hidden_size) * (int64_t)sizeof(real));
         printf("loss with LM head, %.0f targets x %lld: rested %.2f ms (%.0f TFLOP/s), sustained %.2f ms (%.0f TFLOP/s); workspace %.3f GB\n", targets, (long long)config.vocab_size, rested[2],
-               6e-9 * targets * head / rested[2], sustained, 6e-9 * targets * head / sustained, bytes * 1e-9);
+               1e-9 * each * targets * head / rested[2], sustained, 1e-9 * each * targets * head / sustained, bytes * 1e-9);
     }
     Profiler prof;
     if (profile && profiler_open(&prof)) {

@@ -69,6 +69,22 @@ typedef struct {
 enum { LORA_TARGETS = 7 };
 FN const char *const lora_targets[LORA_TARGETS] = {"q", "k", "v", "o", "gate", "up", "down"};   // names in the table of tensors
 FN double lora_scale(const Lora *l) { return l->alpha / (l->rslora ? sqrt((double)l->rank) : (double)l->rank); }
+// of each target: the tensors A and B in the table, and PEFT's names of them
+FN const char *const lora_names[LORA_TARGETS][4] = {
+    #define NAMES(name, module) {name "_A", name "_B", "base_model.model.model.layers.%d." module ".lora_A.weight", "base_model.model.model.layers.%d." module ".lora_B.weight"}
+    NAMES("q", "self_attn.q_proj"), NAMES("k", "self_attn.k_proj"), NAMES("v", "self_attn.v_proj"), NAMES("o", "self_attn.o_proj"),
+    NAMES("gate", "mlp.gate_proj"), NAMES("up", "mlp.up_proj"), NAMES("down", "mlp.down_proj"),
+    #undef NAMES
+};
+// LoRA's sites: the four places where a layer reads something, and the projections (lora_targets) that read it
+enum { LORA_SITES = 4 };
+typedef struct { int first, n; } LoraSite;
+FN const LoraSite lora_sites[LORA_SITES] = {{0, 3}, {3, 1}, {4, 2}, {6, 1}};   // norm1: q k v; att: o; norm2: gate up; act: down
+FN int64_t lora_site_rank(const Lora *l, int s) {   // n*R of the n targets of a site, 0: no target there
+    int64_t rank = 0;
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) rank += l->targets >> k & 1 ? l->rank : 0;
+    return rank;
+}
 
 // Ways to save memory, for twins that have them; NULL: the twin's default. The CPU twin has none but LoRA.
 typedef struct {

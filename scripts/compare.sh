@@ -1,13 +1,24 @@
 #!/usr/bin/env bash
 # make compare: the CPU twin against the GPU's, in fp32 and in bf16, on small models of every kind: one forward and backward pass
-# each over the same packed documents, then relative errors and cosines tensor by tensor (build/compare/*.txt); and some steps of dpo, whose rows
-# have branches, by loss and gradient norm. Needs a GPU.
+# each over the same packed documents, then relative errors and cosines tensor by tensor (build/compare/*.txt); the same with adapters (LoRA); and
+# some steps of dpo, whose rows have branches, by loss and gradient norm. Needs a GPU.
 #
 #   scripts/compare.sh prepare     only what needs none: configurations, data and the CPU's dumps, to be carried to a machine with one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=build/compare
 models="llama64 llama128 llama16 qwen128 qwen64"
+# MODEL.lora.NAME, settings: every site with and without an adapter, some of a site's projections, every first site of a layer (nothing below it has a gradient)
+adapters() {
+    cat <<'LIST'
+llama128.lora.all --lora-rank 16
+llama64.lora.some --lora-rank 8 --lora-targets k,o,up
+llama64.lora.down --lora-rank 8 --lora-targets down
+llama16.lora.gate --lora-rank 40 --lora-targets gate,down
+qwen128.lora.qv --lora-rank 8 --lora-alpha 8 --lora-targets q,v
+qwen64.lora.rs --lora-rank 24 --lora-rslora
+LIST
+}
 
 if [ ! -e $dir/done ]; then
     rm -rf $dir; mkdir -p $dir/shards
@@ -38,40 +49,60 @@ LIST
     build/prepare --tokenizer $dir/demo/model --kind pref --template llama3 --max-len 1000 --out $dir/shards/pairs $dir/pairs.jsonl 2>/dev/null
     touch $dir/done
 fi
-flags="--init random --init-seed 5 --data $dir/shards/reports $dir/shards/questions --seq-len 777 --step-tokens 3108 --micro-rows 2"
+flags="--data $dir/shards/reports $dir/shards/questions --seq-len 777 --step-tokens 3108 --micro-rows 2"
+random="--init random --init-seed 5"
 for m in $models; do
-    [ -e $dir/$m.cpu.safetensors ] || build/train_findap_cpu --model $dir/$m $flags --dump $dir/$m.cpu.safetensors 2>/dev/null
+    [ -e $dir/$m.cpu.safetensors ] || build/train_findap_cpu --model $dir/$m $random $flags --dump $dir/$m.cpu.safetensors 2>/dev/null
+    # what adapters are trained beside: weights that are bf16 in both twins
+    [ -e $dir/$m/base/model.safetensors ] || build/train_findap_cpu --model $dir/$m $random $flags --steps 1 --save-dtype bfloat16 --out $dir/$m/base --overwrite 2>/dev/null
+done
+adapters | while read -r name settings; do   # B is zero at first: three steps with a high rate
+    base=$dir/${name%%.*}/base
+    [ -e $dir/$name/adapter_config.json ] || build/train_findap_cpu --model $base $flags $settings --lr 1e-2 --steps 3 --out $dir/$name --overwrite 2>/dev/null
+    [ -e $dir/$name.cpu.safetensors ] || build/train_findap_cpu --model $base $flags --adapter $dir/$name --dump $dir/$name.cpu.safetensors 2>/dev/null
 done
 dpo_flags="--pairs $dir/shards/pairs --seq-len 1000 --micro-rows 2 --step-pairs 6 --steps 3 --lr 1e-3 --beta 0.5 --alpha 0.3 --schedule constant --warmup 0 --dev-pairs 4 --checkpoint-every 0 --quiet --overwrite"
 dpo_models="llama64 llama128 llama16"   # whose attention is another kernel each
-for m in $dpo_models; do
-    [ -e $dir/$m.weights/model.safetensors ] || build/train_findap_cpu --model $dir/$m $flags --steps 1 --lr 1e-9 --save-dtype float32 --quiet --overwrite --out $dir/$m.weights
-    [ -e $dir/$m.dpo_cpu/model.safetensors ] || build/dpo_cpu --model $dir/$m.weights $dpo_flags --out $dir/$m.dpo_cpu
+dpo() {   # program, directory, flags: all of dpo's runs
+    local program=$1 out=$2; shift 2
+    local model=${out##*/}; model=$dir/${model%%.*}/base
+    [[ $out == *.lora.* ]] && set -- --lora-rank 8 "$@"
+    $program --model $model $dpo_flags --out $out "$@"
+}
+for m in $dpo_models llama128.lora; do
+    [ -e $dir/$m.dpo_cpu/log.jsonl ] || dpo build/dpo_cpu $dir/$m.dpo_cpu
 done
 [ "${1:-}" = prepare ] && exit 0
 
 status=0
 check() {   # name, program, reference, bounds, flags of the program
-    local name=$1 program=$2 reference=$3 bounds=$4; shift 4
-    if $program --model $dir/${name%%.*} $flags "$@" --dump $dir/$name.safetensors 2>$dir/$name.log && build/compare_dumps $reference $dir/$name.safetensors $bounds >$dir/$name.txt; then :; else status=1; fi
-    printf '%-26s %s\n' "$name" "$(tail -n 1 $dir/$name.txt 2>/dev/null || tail -n 1 $dir/$name.log)"
+    local name=$1 program=$2 reference=$3 bounds=$4 from; shift 4
+    from="--model $dir/${name%%.*} $random"
+    [[ $name == *.lora.* ]] && from="--model $dir/${name%%.*}/base"
+    if $program $from $flags "$@" --dump $dir/$name.safetensors 2>$dir/$name.log && build/compare_dumps $reference $dir/$name.safetensors $bounds >$dir/$name.txt; then :; else status=1; fi
+    printf '%-30s %s\n' "$name" "$(tail -n 1 $dir/$name.txt 2>/dev/null || tail -n 1 $dir/$name.log)"
 }
 for m in $models; do check $m.fp32 build/train_findap_fp32 $dir/$m.cpu.safetensors "--most 1e-4 --loss 1e-5"; done
 for m in $models; do check $m.bf16 build/train_findap $dir/$m.cpu.safetensors "--cosine 0.999 --loss 0.01"; done
 # memory is not allowed to change numbers: what is recomputed gives the same bits, whatever the moments' type
 for r in swiglu norm,swiglu ffn,norm qkv,norm block; do check llama128.$r build/train_findap $dir/llama128.bf16.safetensors "--most 0" --recompute $r; done
 check llama128.again build/train_findap $dir/llama128.bf16.safetensors "--most 0"
+for name in $(adapters | cut -d' ' -f1); do
+    check $name.fp32 build/train_findap_fp32 $dir/$name.cpu.safetensors "--most 1e-4 --loss 1e-5" --adapter $dir/$name
+    check $name.bf16 build/train_findap $dir/$name.cpu.safetensors "--cosine 0.999 --loss 0.01" --adapter $dir/$name
+done
+for r in swiglu norm,swiglu ffn,norm qkv,norm block; do check llama128.lora.all.$r build/train_findap $dir/llama128.lora.all.bf16.safetensors "--most 0" --adapter $dir/llama128.lora.all --recompute $r; done
 check llama128.bf16sums build/train_findap $dir/llama128.cpu.safetensors "--cosine 0.999 --loss 0.01" --gradients bf16
 # dpo: every loss and gradient norm of the log, and the loss of the pairs held out, beside the CPU's: by difference over 0.1 + the CPU's number
 numbers() { grep -oE '"(loss_nats_per_pair|preference_loss|grad_norm|dev_loss_nats_per_pair|logp_[a-z]*_nats_per_answer)": *[0-9.eE+-]*' "$1/log.jsonl" | sed 's/.*: *//'; }
 check_dpo() {   # model, program, bound
     local name=$1.$(basename $2) cpu
     cpu=$(numbers $dir/$1.dpo_cpu)
-    if $2 --model $dir/$1.weights $dpo_flags --out $dir/$name >$dir/$name.log 2>&1 && paste <(echo "$cpu") <(numbers $dir/$name) | awk -v bound=$3 '
+    if dpo $2 $dir/$name >$dir/$name.log 2>&1 && paste <(echo "$cpu") <(numbers $dir/$name) | awk -v bound=$3 '
         { d = $2 - $1; if (d < 0) d = -d; a = $1 < 0 ? -$1 : $1; d /= 0.1 + a; if (NF != 2 || !(d <= bound)) bad = 1; if (d > most) most = d }
         END { printf "%d numbers, largest difference %.1e, at most %g: %s\n", NR, most, bound, bad || NR < 15 ? "FAILED" : "ok"; exit bad || NR < 15 }' >$dir/$name.txt; then :; else status=1; fi
-    printf '%-26s %s\n' "$name" "$(tail -n 1 $dir/$name.txt 2>/dev/null || tail -n 1 $dir/$name.log)"
+    printf '%-30s %s\n' "$name" "$(tail -n 1 $dir/$name.txt 2>/dev/null || tail -n 1 $dir/$name.log)"
 }
-for m in $dpo_models; do check_dpo $m build/dpo_fp32 1e-3; done
-for m in $dpo_models; do check_dpo $m build/dpo 0.05; done   # until it is measured on a GPU
+for m in $dpo_models llama128.lora; do check_dpo $m build/dpo_fp32 1e-3; done
+for m in $dpo_models llama128.lora; do check_dpo $m build/dpo 0.05; done   # until it is measured on a GPU
 exit $status

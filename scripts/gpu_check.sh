@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make gpu-check: everything that can only be shown on a GPU, with one line a check and exit status 1 when one fails:
 # the twins against each other, every kernel against the CPU, compute-sanitizer on a small model, the same bits from the same
-# command and from a stopped and resumed one, and the bf16 loss curve against the fp32 one. About three minutes on an H200.
+# command and from a stopped and resumed one, with LoRA too, and the bf16 loss curve against the fp32 one. About four minutes on an H200.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0
@@ -19,7 +19,8 @@ for program in attention_check attention_forward attention_backward rmsnorm swig
     [ -x build/dev/$program ] && check "kernels: $program" build/dev/$program check
 done
 
-small="--init random --init-seed 5 --data build/compare/shards/reports build/compare/shards/questions --seq-len 333 --step-tokens 1332 --micro-rows 2 --lr 1e-3"
+rows="--data build/compare/shards/reports build/compare/shards/questions --seq-len 333 --step-tokens 1332 --micro-rows 2"
+small="--init random --init-seed 5 $rows --lr 1e-3"
 if command -v compute-sanitizer >/dev/null; then
     for model in llama64 qwen128 llama16; do
         for tool in memcheck initcheck; do
@@ -42,6 +43,28 @@ for moments in fp32 bf16 8bit; do
     check "stopped after step 7 and resumed" run --out $dir/c_$moments --checkpoint-every 5 --resume
     check "  gives the same bits" cmp $dir/a_$moments/model.safetensors $dir/c_$moments/model.safetensors
 done
+
+# the same with an adapter on a bf16 model, which also gives what the model with the adapter merged in gives
+lora="build/compare/llama64/base $rows --lr 1e-2 --steps 12 --quiet --merge --save-dtype float32 --lora-rank 16"
+for program in train_findap_fp32 train_findap; do
+    bound=2e-3; [ $program = train_findap_fp32 ] && bound=1e-5
+    for way in "" "--lora-targets q,v --recompute block"; do
+        run() { build/$program --model $lora $way "$@"; }
+        rm -rf $dir/lora_?
+        check "LoRA: $program $way" run --out $dir/lora_a
+        check "the same command again" run --out $dir/lora_b
+        check "  gives the same bits" cmp $dir/lora_a/adapter_model.safetensors $dir/lora_b/adapter_model.safetensors
+        run --out $dir/lora_c --stop-after-steps 7 --checkpoint-every 5 >$dir/log 2>&1
+        check "stopped after step 7 and resumed" run --out $dir/lora_c --checkpoint-every 5 --resume
+        check "  gives the same bits" cmp $dir/lora_a/adapter_model.safetensors $dir/lora_c/adapter_model.safetensors
+        check "  its loss" build/$program --model build/compare/llama64/base $rows --adapter $dir/lora_a --dump $dir/apart.safetensors
+        check "  the merged model's, a fresh adapter on it" build/$program --model $dir/lora_a/merged $rows --lora-rank 16 ${way%% --recompute*} --dump $dir/merged.safetensors
+        check "  are equal within $bound" build/compare_dumps $dir/merged.safetensors $dir/apart.safetensors --loss $bound
+    done
+done
+# and the CPU twin goes on from the GPU's adapter, and the GPU twin from its
+check "CPU twin reads the GPU's adapter" build/train_findap_cpu --model build/compare/llama64/base $rows --adapter $dir/lora_a --dump $dir/cpu.safetensors
+check "  and gets its loss within $bound" build/compare_dumps $dir/cpu.safetensors $dir/apart.safetensors --loss $bound
 
 # 50 steps: bf16 with fp32 master weights against fp32 throughout, on real text when scripts/packed.sh has made some
 data="build/compare/shards/reports build/compare/shards/questions" model=build/compare/llama64

@@ -2,8 +2,8 @@
 # make gpu-ranks: what can only be shown on a host with several GPUs, one line a check, exit status 1 when one fails: 1, 2 and all GPUs give
 # the same losses in every ZeRO stage (fp32 build, to the printed digits), the same command gives the same bits (bf16), every type of moments trains, and a
 # run goes on with another number of GPUs. With four GPUs the same in two groups of two that share the state (--shard-ranks 2), and with a copy on each
-# (--shard-ranks 1); each of these runs compares its replicas, weights and moments, before its last checkpoint, and fails where they differ.
-# About six minutes on four H200s.
+# (--shard-ranks 1); each with adapters too; each of these runs compares its replicas, weights and moments, before its last checkpoint, and fails where
+# they differ. About six minutes on four H200s.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
@@ -41,6 +41,20 @@ for model in qwen64 llama128; do
     for twice in a b; do run $model.$twice "$gpus" build/train_findap --model build/compare/$model $flags --zero 2 --out $dir/$twice --overwrite; done
     say "$model, bf16, $gpus GPUs: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
 done
+# an adapter: what is frozen is whole on every GPU but with ZeRO-3
+lora="--model build/compare/qwen64/base ${flags#--init random --init-seed 5 } --lora-rank 8 --merge"
+run lora.1 1 build/train_findap_fp32 $lora --out $dir/1 --overwrite
+for n in $counts; do for zero in 1 2 3; do
+    run lora.$n.$zero "$n" build/train_findap_fp32 $lora --zero $zero --out $dir/many --overwrite
+    say "LoRA, fp32, $n GPUs, ZeRO-$zero: 20 losses and norms as with one" "$(same lora.1.log lora.$n.$zero.log)" lora.$n.$zero
+done; done
+[ "$gpus" -ge 4 ] && run lora.wide 1 build/train_findap_fp32 ${lora/2664/5328} --out $dir/1 --overwrite
+for way in "${groups[@]}"; do
+    run "lora.$way" 4 build/train_findap_fp32 ${lora/2664/5328} $way --out $dir/many --overwrite
+    say "LoRA, fp32, 4 GPUs, $way: as with one" "$(same lora.wide.log "lora.$way.log")" "lora.$way"
+done
+for twice in a b; do run lora.$twice "$gpus" build/train_findap $lora --zero 2 --out $dir/$twice --overwrite; done
+say "LoRA, bf16, $gpus GPUs: the same bits twice" "$(cmp -s $dir/a/adapter_model.safetensors $dir/b/adapter_model.safetensors && echo ok || echo DIFFERENT)" lora.b
 for moments in bf16 8bit; do for zero in 1 2 3; do
     say "moments $moments, $gpus GPUs, ZeRO-$zero" "$(run m "$gpus" build/train_findap --model build/compare/llama128 $flags --zero $zero --moments $moments --out $dir/m --overwrite && echo ok || echo FAILED)" m
 done; done

@@ -7,7 +7,8 @@
 // the same command gives the same bits although two tunings may end differently.
 //
 // The fused parts: a bias is added by the epilogue; a residual is the C operand (D = A B + C, C and D different buffers),
-// so that x + branch is rounded once and costs no pass of its own; parameter gradients are summed in fp32 (beta = 1).
+// so that x + branch is rounded once and costs no pass of its own; parameter gradients are summed in fp32 (beta = 1). C may be D itself:
+// what LoRA's adapters add is written there first (lora.cuh).
 #ifndef FINDAP_KERNELS_MATMUL_CUH
 #define FINDAP_KERNELS_MATMUL_CUH
 #include "cuda.cuh"      // defines: CUDA_CHECK, real
@@ -19,13 +20,15 @@ static inline void cublas_check(cublasStatus_t status, const char *call, const c
     if (status != CUBLAS_STATUS_SUCCESS) die("%s:%d: %s: %s ---> the shape or alignment is not supported by cuBLASLt", file, line, call, cublasLtGetStatusString(status));
 }
 
-// D (n, m) row-major = op(A) op(B) [+ C] [+ bias (m)], in cuBLAS's column-major words: D is m x n with leading dimension ldd.
+// D (n, m) row-major = scale op(A) op(B) [+ C] [+ bias (m)], in cuBLAS's column-major words: D is m x n with leading dimension ldd.
 typedef struct {
     int64_t m, n, k, lda, ldb, ldd;
     bool transpose_a, transpose_b;
     bool add;          // + C
     bool bias;         // + bias
     bool out_fp32;     // D and C are float, else real
+    bool inside;       // operands begin inside an array, at multiples of 16 bytes; else at multiples of 256, as the library assumes
+    float scale;
 } GemmShape;
 
 typedef struct {
@@ -72,6 +75,10 @@ static inline int gemm_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulHeuristicR
     cublasLtMatmulPreference_t preference;
     CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
     CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &g->workspace_bytes, sizeof g->workspace_bytes));
+    static const cublasLtMatmulPreferenceAttributes_t alignments[] = {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                                                      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    const uint32_t bytes = 16;
+    for (int i = 0; i < 4 && p->shape.inside; i++) CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, alignments[i], &bytes, sizeof bytes));
     int found = 0;
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(g->handle, p->operation, p->a, p->b, p->d, p->d, preference, most, results, &found);
     cublasLtMatmulPreferenceDestroy(preference);
@@ -118,6 +125,7 @@ __global__ static void gemm_plain_kernel(GemmShape s, const real *a, const real 
     if (i >= s.m) return;
     float sum = 0;
     for (int64_t k = 0; k < s.k; k++) sum += to_float(a[s.transpose_a ? k + i * s.lda : i + k * s.lda]) * to_float(b[s.transpose_b ? j + k * s.ldb : k + j * s.ldb]);
+    sum *= s.scale;
     if (s.bias) sum += to_float(bias[i]);
     if (s.out_fp32) ((float *)d)[i + j * s.ldd] = sum + (s.add ? ((const float *)c)[i + j * s.ldd] : 0.0f);
     else ((real *)d)[i + j * s.ldd] = from_float<real>(sum + (s.add ? to_float(((const real *)c)[i + j * s.ldd]) : 0.0f));
@@ -131,9 +139,13 @@ static inline void gemm_launch(Gemm *g, GemmPlan *p, const cublasLtMatmulAlgo_t 
     CUDA_CHECK(cudaGetLastError());
     return;
 #endif
-    float alpha = 1.0f, beta = p->shape.add ? 1.0f : 0.0f;
+    float alpha = p->shape.scale, beta = p->shape.add ? 1.0f : 0.0f;
     if (p->shape.bias) CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
     CUBLAS_CHECK(cublasLtMatmul(g->handle, p->operation, &alpha, a, p->a, b, p->b, &beta, p->shape.add ? c : d, p->d, d, p->d, algorithm, g->workspace, g->workspace_bytes, stream));
+}
+static inline void gemm_run(Gemm *g, GemmShape s, const void *a, const void *b, const void *c, void *d, const void *bias, cudaStream_t stream) {
+    GemmPlan *p = gemm_plan(g, &s);
+    gemm_launch(g, p, &p->algorithm, a, b, c, d, bias, stream);
 }
 
 // the three products of a linear layer y (N, O) = x (N, K) w^T, w (O, K); row strides equal widths but for y's, which is ldy
@@ -142,29 +154,24 @@ static inline GemmShape gemm_shape(int64_t m, int64_t n, int64_t k, int64_t lda,
     memset(&s, 0, sizeof s);   // compared as bytes
     s.m = m; s.n = n; s.k = k; s.lda = lda; s.ldb = ldb; s.ldd = ldd;
     s.transpose_a = ta; s.transpose_b = tb; s.add = add; s.bias = bias; s.out_fp32 = out_fp32;
+    s.scale = 1.0f;
     return s;
 }
 static inline GemmShape shape_forward(int64_t N, int64_t K, int64_t O, int64_t ldy, bool residual, bool bias) { return gemm_shape(O, N, K, K, K, ldy, true, false, residual, bias, false); }
-static inline GemmShape shape_dinput(int64_t N, int64_t K, int64_t O, int64_t ldy) { return gemm_shape(K, N, O, K, ldy, K, false, false, false, false, false); }
+static inline GemmShape shape_dinput(int64_t N, int64_t K, int64_t O, int64_t ldy, bool add) { return gemm_shape(K, N, O, K, ldy, K, false, false, add, false, false); }
 static inline GemmShape shape_dweight(int64_t N, int64_t K, int64_t O, int64_t ldy, bool add) { return gemm_shape(K, O, N, K, ldy, K, false, true, add, false, true); }
 
-// y (N, O; row stride ldy) = x (N, K) w^T [+ bias (O)] [+ residual, laid out like y]
+// y (N, O; row stride ldy) = x (N, K) w^T [+ bias (O)] [+ residual, laid out like y, or y itself]
 static inline void matmul_forward(Gemm *g, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
-    GemmShape s = shape_forward(N, K, O, ldy, residual != NULL, bias != NULL);
-    GemmPlan *p = gemm_plan(g, &s);
-    gemm_launch(g, p, &p->algorithm, w, x, residual, y, bias, stream);
+    gemm_run(g, shape_forward(N, K, O, ldy, residual != NULL, bias != NULL), w, x, residual, y, bias, stream);
 }
-// dx (N, K) = dy (N, O; row stride ldy) w
-static inline void matmul_backward_input(Gemm *g, real *dx, const real *dy, const real *w, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
-    GemmShape s = shape_dinput(N, K, O, ldy);
-    GemmPlan *p = gemm_plan(g, &s);
-    gemm_launch(g, p, &p->algorithm, w, dy, NULL, dx, NULL, stream);
+// dx (N, K) = or += dy (N, O; row stride ldy) w
+static inline void matmul_backward_input(Gemm *g, real *dx, const real *dy, const real *w, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
+    gemm_run(g, shape_dinput(N, K, O, ldy, add), w, dy, dx, dx, NULL, stream);
 }
 // dw (O, K) fp32 = or += dy (N, O; row stride ldy)^T x (N, K)
 static inline void matmul_backward_weight(Gemm *g, float *dw, const real *dy, const real *x, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
-    GemmShape s = shape_dweight(N, K, O, ldy, add);
-    GemmPlan *p = gemm_plan(g, &s);
-    gemm_launch(g, p, &p->algorithm, x, dy, dw, dw, NULL, stream);
+    gemm_run(g, shape_dweight(N, K, O, ldy, add), x, dy, dw, dw, NULL, stream);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -203,8 +210,9 @@ static inline int gemm_more_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulAlgo_
     return n;
 }
 
-// Times the candidates of one shape and keeps the fastest that gives the first one's bits. a, b, c, d, d2: scratch that holds random
-// numbers and is large enough. Appends one line to `notes`. Waits for the device: only before training.
+// Times the candidates of one shape and keeps the fastest that gives the first one's bits; of thin products, bound by bytes, the library's own only, since
+// the tiles above are not for them. a, b, c, d, d2: scratch that holds random numbers and is large enough. Appends one line to `notes`. Waits for
+// the device: only before training.
 //
 // Each is timed alone, after a pause. Back to back at the card's power limit would seem closer to training, but there the clock falls with each
 // candidate's own power, and a slow, frugal kernel looks fast; in a step the clock is that of the whole mix, and cycles are what counts (measured:
@@ -217,7 +225,7 @@ static inline void gemm_tune(Gemm *g, const GemmShape *s, real *a, real *b, void
     float burst[GEMM_TRIES];
     int found = gemm_candidates(g, p, proposed, GEMM_PROPOSED), best = 0;
     for (int i = 0; i < found; i++) tries[i] = proposed[i].algo;
-    found += gemm_more_candidates(g, p, tries + found, GEMM_TRIES - found);
+    if (!s->inside) found += gemm_more_candidates(g, p, tries + found, GEMM_TRIES - found);
     int64_t words = s->ldd * s->n * (s->out_fp32 ? 4 : (int64_t)sizeof(real)) / 4;
     cudaEvent_t begin, end;
     CUDA_CHECK(cudaEventCreate(&begin));

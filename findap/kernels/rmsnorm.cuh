@@ -159,7 +159,7 @@ static void rmsnorm_forward(real *y, float *rstd, const real *x, const real *wei
     NORM_LAUNCH(rmsnorm_forward_kernel, N, 0, y, rstd, x, weight, (int)C, eps);
 }
 static int64_t rmsnorm_partial_count(int64_t C) { return NORM_BLOCKS * C; }
-// dx (N, C) += gradient through the norm;  dweight (C) += or =
+// dx (N, C) += gradient through the norm;  dweight (C) += or =   [NULL: frozen]
 // with h = weight * dy:  dx = rstd * h - x * rstd^3 * mean(h * x);  partial: rmsnorm_partial_count(C) floats
 static void rmsnorm_backward(real *dx, float *dweight, float *partial, const real *dy, const real *x, const float *rstd, const real *weight, bool add, int64_t N, int64_t C, cudaStream_t stream) {
     int64_t packs = 1;   // of a thread, as NORM_LAUNCH finds it
@@ -168,6 +168,6 @@ static void rmsnorm_backward(real *dx, float *dweight, float *partial, const rea
     int64_t blocks = (fit > 3 ? 3 : fit) * device_multiprocessors();
     blocks = blocks > NORM_BLOCKS ? NORM_BLOCKS : blocks > N ? N : blocks;
     NORM_LAUNCH(rmsnorm_backward_kernel, blocks, bytes, dx, partial, dy, x, rstd, weight, N, (int)C);
-    column_sums(dweight, partial, add, (int)blocks, C, stream);
+    if (dweight) column_sums(dweight, partial, add, (int)blocks, C, stream);
 }
 #endif

@@ -1,0 +1,130 @@
+// kernels.cuh of dev/emulate.sh: the functions of findap/kernels/ that are no GEMMs, over train_findap.c's operations (operations.c). Moments and gradients are
+// fp32 only; links between ranks go over MPI.
+#ifndef FINDAP_EMULATED_KERNELS
+#define FINDAP_EMULATED_KERNELS
+#include "cuda.cuh"
+#include "findap/model.h"
+#include "attention_plan.h"
+#include "findap/comm.h"
+extern "C" {
+void cpu_rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, int64_t N, int64_t C, float eps);
+void cpu_rmsnorm_backward(float *dx, float *dw, const float *dy, const float *x, const float *rstd, const float *w, int64_t N, int64_t C);
+void cpu_rope(float *qkv, const float *t, const int32_t *p, float sign, int64_t N, int64_t NH, int64_t NKV, int64_t HD);
+void cpu_attention_forward(float *out, float *lse, const float *qkv, const int32_t *start, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD);
+void cpu_attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv, const int32_t *start, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD);
+void cpu_swiglu_forward(float *y, const float *g, int64_t N, int64_t F);
+void cpu_swiglu_backward(float *d, const float *dy, const float *g, int64_t N, int64_t F);
+void cpu_cross_entropy(float *logp, float *logits, const int32_t *t, const float *coef, int64_t n, int64_t V);
+}
+typedef enum { MOMENT_FP32, MOMENT_BF16, MOMENT_8BIT } MomentType;
+typedef enum { GRAD_FP32, GRAD_BF16 } GradType;
+typedef struct { double loss, sum_squares; int64_t t; float grad_scale, step, correction; int skip; } StepState;
+static int64_t moment_bytes(MomentType type, int64_t n) {
+    if (type != MOMENT_FP32) die("--moments bf16 and 8bit are not emulated");
+    return n * 4;
+}
+static int64_t norm_partial_count(void) { return 2048; }
+static void norm_part(double *p, const void *g, GradType type, int64_t n, bool add, cudaStream_t) {
+    CHECK(type == GRAD_FP32 && n % 8 == 0);
+    if (!add) memset(p, 0, 2048 * 8);
+    for (int64_t i = 0; i < n; i++) { double x = (double)((const float *)g)[i]; p[i / 65536 % 2048] += x * x; }
+}
+static void norm_sum(StepState *s, const double *p, cudaStream_t) { s->sum_squares = 0; for (int i = 0; i < 2048; i++) s->sum_squares += p[i]; }
+static void norm_of_ranks(StepState *s, const double *all, int ranks, int shard, cudaStream_t) {
+    s->loss = s->sum_squares = 0;
+    for (int r = 0; r < ranks; r++) { s->loss += all[2 * r]; s->sum_squares += r < shard ? all[2 * r + 1] : 0; }
+}
+static void norm_clip(StepState *s, const AdamW *o, cudaStream_t) {
+    double norm = sqrt(s->sum_squares);
+    s->skip = !isfinite(norm) || !isfinite(s->loss);
+    s->grad_scale = o->grad_clip > 0 && norm + 1e-6 > o->grad_clip ? (float)(o->grad_clip / (norm + 1e-6)) : 1.0f;
+    if (o->t > 0) s->t = o->t - 1;
+    if (s->skip) return;
+    s->t++;
+    s->step = (float)(o->lr / (1.0 - pow(o->beta1, (double)s->t)));
+    s->correction = (float)sqrt(1.0 - pow(o->beta2, (double)s->t));
+}
+static float weight_get(const float *p, const int16_t *, int64_t i) { return p[i]; }
+static float weight_get(const bf16 *p, const int16_t *r, int64_t i) {
+    uint16_t h; memcpy(&h, &p[i], 2); uint32_t u = ((uint32_t)h << 16) + (r ? (uint32_t)(int32_t)r[i] : 0u); float f; memcpy(&f, &u, 4); return f;
+}
+static void weight_put(float *p, int16_t *, int64_t i, float x) { p[i] = x; }
+static void weight_put(bf16 *p, int16_t *r, int64_t i, float x) { uint32_t u; memcpy(&u, &x, 4); uint16_t h = (uint16_t)((u + 0x8000u) >> 16); memcpy(&p[i], &h, 2); if (r) r[i] = (int16_t)(uint16_t)u; }
+static void adamw_update(real *p, int16_t *rem, void *m1, void *m2, MomentType type, int64_t total, const void *grads, GradType gt, int64_t at, int64_t n, const AdamW *o, bool decayed, const StepState *s, cudaStream_t) {
+    CHECK(at % 256 == 0 && n > 0 && n % 8 == 0 && at + n <= total && type == MOMENT_FP32 && gt == GRAD_FP32 && (rem != NULL) == (sizeof(real) == 2));
+    if (s->skip) return;
+    float *m = (float *)m1, *v = (float *)m2, b1 = (float)o->beta1, b2 = (float)o->beta2, eps = (float)o->eps, keep = decayed ? (float)(1.0 - o->lr * o->weight_decay) : 1.0f;
+    for (int64_t i = at; i < at + n; i++) {
+        float g = ((const float *)grads)[i] * s->grad_scale;
+        m[i] = b1 * m[i] + (1.0f - b1) * g;
+        v[i] = b2 * v[i] + (1.0f - b2) * g * g;
+        weight_put(p, rem, i, weight_get(p, rem, i) * keep - s->step * m[i] / (sqrtf(v[i]) / s->correction + eps));
+    }
+}
+static void accumulate_bf16(bf16 *, const float *, int64_t, const StepState *, uint64_t, cudaStream_t) { die("--gradients bf16 is not emulated"); }
+static void accumulate_fp32(float *sum, const float *x, bool add, int64_t n, cudaStream_t) { CHECK(n % 4 == 0); for (int64_t i = 0; i < n; i++) sum[i] = (add ? sum[i] : 0) + x[i]; }
+static void params_get(float *x, const real *p, const int16_t *r, int64_t at, int64_t n, cudaStream_t) { CHECK(n > 0 && n % 8 == 0); for (int64_t i = 0; i < n; i++) x[i] = weight_get(p, r, at + i); }
+static void params_put(const float *x, real *p, int16_t *r, int64_t at, int64_t n, cudaStream_t) { CHECK(n > 0 && n % 8 == 0); for (int64_t i = 0; i < n; i++) weight_put(p, r, at + i, x[i]); }
+static void grads_get(float *x, const void *g, GradType t, int64_t at, int64_t n, cudaStream_t) { CHECK(t == GRAD_FP32); memcpy(x, (const float *)g + at, (size_t)n * 4); }
+static void moments_get(float *x, const void *a, MomentType, bool, int64_t total, int64_t at, int64_t n, cudaStream_t) { CHECK(at + n <= total); memcpy(x, (const float *)a + at, (size_t)n * 4); }
+static void moments_put(const float *x, void *a, MomentType, bool, int64_t total, int64_t at, int64_t n, cudaStream_t) { CHECK(at + n <= total); memcpy((float *)a + at, x, (size_t)n * 4); }
+
+static int64_t attention_scratch_bytes(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t) { return 0; }
+static void attention_forward(real *out, float *lse, const real *qkv, void *, int64_t, const AttentionPlan *p, int32_t *, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) {
+    int64_t N = p->B * p->T, W = (NH + 2 * NKV) * HD;
+    cpu_attention_forward(Floats(out, N * NH * HD, true), lse, Floats(qkv, N * W), p->document_start, p->B, p->T, NH, NKV, HD);
+}
+static void attention_backward(real *dqkv, float *, const real *dout, const real *out, const float *lse, const real *qkv, void *, int64_t, const AttentionPlan *p, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) {
+    int64_t N = p->B * p->T, W = (NH + 2 * NKV) * HD, A = NH * HD;
+    cpu_attention_backward(Floats(dqkv, N * W, true), Floats(dout, N * A), Floats(out, N * A), lse, Floats(qkv, N * W), p->document_start, p->B, p->T, NH, NKV, HD);
+}
+static void cross_entropy(float *logp, real *logits, int64_t ld, const int32_t *t, const float *coef, int64_t n, int64_t V, cudaStream_t) {
+    for (int64_t i = 0; i < n; i++) { cpu_cross_entropy(logp + i, Floats(logits + i * ld, V, coef != NULL), t + i, coef ? coef + i : NULL, 1, V); for (int64_t v = V; coef && v < ld; v++) logits[i * ld + v] = from_float<real>(0); }
+}
+static void loss_sum(double *loss, const float *coef, const float *logp, int64_t n, cudaStream_t) { for (int64_t i = 0; i < n; i++) *loss += (double)coef[i] * (double)logp[i]; }
+static void gather_rows(real *out, const real *x, const int32_t *index, int64_t n, int64_t C, cudaStream_t) { for (int64_t i = 0; i < n; i++) memcpy((void *)(out + i * C), x + (int64_t)index[i] * C, (size_t)C * sizeof(real)); }
+static void scatter_rows(real *out, const real *x, const int32_t *index, int64_t n, int64_t C, cudaStream_t) { for (int64_t i = 0; i < n; i++) memcpy((void *)(out + (int64_t)index[i] * C), x + i * C, (size_t)C * sizeof(real)); }
+static void embedding_forward(real *x, const real *table, const int32_t *tokens, int64_t N, int64_t C, cudaStream_t s) { gather_rows(x, table, tokens, N, C, s); }
+static void scatter_numbers(float *out, const float *x, const int32_t *index, int64_t n, cudaStream_t) { for (int64_t i = 0; i < n; i++) out[index[i]] = x[i]; }
+static void embedding_backward(float *d, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, int64_t C, cudaStream_t) {
+    CHECK(d);
+    for (int64_t u = 0; u < unique; u++) for (int32_t i = first[u]; i < first[u + 1]; i++) for (int64_t c = 0; c < C; c++) d[(int64_t)tokens[order[i]] * C + c] += to_float(dx[(int64_t)order[i] * C + c]);
+}
+static void embedding_backward_bf16(bf16 *, const real *, const int32_t *, const int32_t *, const int32_t *, int64_t, const StepState *, uint64_t, int64_t, cudaStream_t) { die("--gradients bf16 is not emulated"); }
+static int64_t bias_partial_count(int64_t O) { return 128 * O; }
+static void bias_backward(float *db, float *, const real *dy, bool add, int64_t N, int64_t O, cudaStream_t) { CHECK(db); for (int64_t o = 0; o < O; o++) { float s = 0; for (int64_t n = 0; n < N; n++) s += to_float(dy[n * O + o]); db[o] = (add ? db[o] : 0) + s; } }
+static void rmsnorm_forward(real *y, float *rstd, const real *x, const real *w, int64_t N, int64_t C, float eps, cudaStream_t) { cpu_rmsnorm_forward(Floats(y, N * C, true), rstd, Floats(x, N * C), Floats(w, C), N, C, eps); }
+static int64_t rmsnorm_partial_count(int64_t C) { return 1056 * C; }
+static void rmsnorm_backward(real *dx, float *dw, float *, const real *dy, const real *x, const float *rstd, const real *w, bool add, int64_t N, int64_t C, cudaStream_t) {
+    if (dw && !add) memset(dw, 0, (size_t)C * 4);
+    cpu_rmsnorm_backward(Floats(dx, N * C, true), dw, Floats(dy, N * C), Floats(x, N * C), rstd, Floats(w, C), N, C);
+}
+static void rope_forward(real *q, const float *t, const int32_t *p, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) { cpu_rope(Floats(q, N * (NH + 2 * NKV) * HD, true), t, p, 1, N, NH, NKV, HD); }
+static void rope_backward(real *q, const float *t, const int32_t *p, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) { cpu_rope(Floats(q, N * (NH + 2 * NKV) * HD, true), t, p, -1, N, NH, NKV, HD); }
+static void swiglu_forward(real *y, const real *g, int64_t N, int64_t F, cudaStream_t) { cpu_swiglu_forward(Floats(y, N * F, true), Floats(g, N * 2 * F), N, F); }
+static void swiglu_backward(real *d, real *act, const real *dy, const real *g, int64_t N, int64_t F, cudaStream_t) {
+    Floats fg(g, N * 2 * F), fdy(dy, N * F);
+    { Floats out(d, N * 2 * F, true); cpu_swiglu_backward(out, fdy, fg, N, F); }
+    if (act) { Floats out(act, N * F, true); cpu_swiglu_forward(out, fg, N, F); }
+}
+// links, by MPI
+typedef struct { Comm *comm, *shard, *replicas; cudaStream_t stream; } Links;
+static void links_create(Links *k, Comm *a, Comm *b, Comm *c) { memset(k, 0, sizeof *k); k->comm = a; k->shard = b; k->replicas = c; }
+static void links_free(Links *) {}
+static void links_begin(void) {} static void links_end(void) {}
+static void links_reduce(Links *k, void *x, int64_t n, int bytes) {
+    CHECK(bytes == 4); if (k->shard->size == 1) return;
+    const int64_t part = shard_part(k->shard, n), whole = part * k->shard->size; float *g = (float *)x;
+    comm_reduce_scatter_f32(k->shard, g, part, "g"); comm_reduce_f32(k->shard, g + whole, n - whole, k->shard->size - 1, "g");
+    for (int64_t i = 0; i < n; i++) if (i < shard_begin(k->shard, n) || i >= shard_end(k->shard, n)) g[i] = NAN;   // not to be used any more
+}
+static void links_sum(Links *k, void *x, int64_t n, int bytes) { CHECK(bytes == 4); if (k->replicas->size > 1 && n > 0) comm_sum_f32(k->replicas, (float *)x, n, "g"); }
+static void links_gather(Links *k, void *x, const void *owned, int64_t n, int bytes) {
+    CHECK(bytes == (int)sizeof(real)); if (k->shard->size == 1) return;
+    const int64_t b = shard_begin(k->shard, n), e = shard_end(k->shard, n); std::vector<float> f((size_t)n); real *to = (real *)x;
+    for (int64_t i = b; i < e; i++) f[(size_t)i] = to_float(((const real *)owned)[i - b]);
+    comm_gather_tensor_f32(k->shard, f.data(), n);
+    for (int64_t i = 0; i < n; i++) to[i] = from_float<real>(f[(size_t)i]);
+}
+static void links_gather_two(Links *k, double *all, const double *x) { comm_gather_bytes(k->comm, x, all, 16, "two", false); }
+#endif
