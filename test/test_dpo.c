@@ -549,6 +549,89 @@ static void a_resumed_run_has_the_same_bits(void **state) {
     assert_true(same_file("again/model.safetensors", "whole/model.safetensors"));   // the same command, the same bits
 }
 
+// the number `key` in a log's records of one event: of the n-th, or of the last for -1
+static double logged(const char *out, const char *event, int n, const char *key) {
+    char name[64], line[8192], what[64];
+    snprintf(name, sizeof name, "%s/log.jsonl", out);
+    snprintf(what, sizeof what, "\"event\":\"%s\"", event);
+    FILE *f = fopen(in(name), "r");
+    assert_non_null(f);
+    double value = NAN;
+    while (fgets(line, sizeof line, f)) {
+        if (!strstr(line, what)) continue;
+        json_t *j = json_loads(line, 0, NULL), *x = json_object_get(j, key);
+        if (!json_is_number(x)) fail_msg("no number %s in %s", key, line);
+        value = json_number_value(x);
+        json_decref(j);
+        if (n-- == 0) break;
+    }
+    fclose(f);
+    if (n > -1) fail_msg("%s has too few records of %s", name, event);
+    return value;
+}
+static const char *const dev_keys[] = {"dev_loss_nats_per_pair", "dev_reward_chosen", "dev_reward_rejected", "dev_accuracy_share", "dev_logp_chosen_nats_per_answer", "dev_logp_rejected_nats_per_answer"};
+enum { DEV_KEYS = sizeof dev_keys / sizeof *dev_keys };
+#define LORA "--model test/data/llama3 --pairs @pairs --seq-len 64 --lr 2e-2 --beta 1 "
+
+static void lora_aligns_merges_resumes_and_goes_on(void **state) {
+    (void)state;
+    Error e;
+    make_random_shard(in("pairs"), 40, 12, 10, 3);
+    // three steps over all 40 pairs, and the loss after them: what a run with this adapter begins with
+    run_dpo(0, LORA "--step-pairs 40 --steps 3 --lora-rank 4 --out @three");
+    assert_non_null(strstr(output, "first step: dpo loss 0.693147181, expected 0.693147181 (ln 2)"));
+    assert_non_null(strstr(output, "the adapter is in "));
+    run_dpo(0, LORA "--step-pairs 40 --steps 1 --adapter @three --out @after");
+    assert_non_null(strstr(output, "the policy begins with --adapter"));
+    double loss[4];
+    for (int i = 0; i < 4; i++) loss[i] = logged(i < 3 ? "three" : "after", "step", i < 3 ? i : 0, "loss_nats_per_pair");
+    printf("LoRA, loss of all pairs before and after each of three steps: %.6f %.6f %.6f %.6f\n", loss[0], loss[1], loss[2], loss[3]);
+    assert_true(fabs(loss[0] - log(2.0)) < 1e-6 && loss[1] < loss[0] && loss[2] < loss[1] && loss[3] < loss[2]);
+    // PEFT's directory: nothing more, nothing less, and it loads
+    for (int i = 0; i < 4; i++) assert_int_equal(file_exists(in(i == 0 ? "three/adapter_config.json" : i == 1 ? "three/adapter_model.safetensors" : i == 2 ? "three/model.safetensors" : "three/config.json")), i < 2);
+    Config config;
+    ModelOptions options;
+    memset(&options, 0, sizeof options);
+    must(config_load(model_dir, &config, &e) && lora_read_config(in("three"), &options.lora, &e), &e);
+    assert_int_equal(options.lora.rank, 4);
+    assert_true(options.lora.alpha == 8);
+    Model *m = model_create(&config, 1, 8, false, &options);
+    must(model_load_dir(m, model_dir, &e) && lora_load_dir(m, in("three"), &e), &e);
+    model_free(m);
+
+    // one run from beginning to end; the same stopped and resumed, in and between epochs of five steps
+    #define ROUND LORA "--step-pairs 7 --epochs 2 --alpha 0.5 --dev-pairs 5 --dev-every 4 --lora-rank 4 --lora-alpha 6 --lora-targets q,v,down --merge --save-dtype float32 "
+    run_dpo(0, ROUND "--out @round");
+    for (int i = 0; i < 3; i++) {
+        char words[512];
+        snprintf(words, sizeof words, ROUND "--out @pieces --stop-after-steps %d %s", 1 + 2 * i, i ? "--resume" : "");
+        run_dpo(EXIT_STOPPED, words);
+    }
+    assert_false(file_exists(in("pieces/adapter_model.safetensors")));
+    run_dpo(0, ROUND "--out @pieces --resume");
+    static const char *const made[] = {"adapter_model.safetensors", "adapter_config.json", "merged/model.safetensors", "merged/config.json"};
+    for (int i = 0; i < 4; i++) {
+        char one[64], two[64];
+        snprintf(one, sizeof one, "round/%s", made[i]); snprintf(two, sizeof two, "pieces/%s", made[i]);
+        assert_true(same_file(one, two));
+    }
+    expect(ROUND "--out @pieces --resume --lora-rslora", "lora is ");
+
+    // where it ended is where the next one begins: with the adapter to the last bit, with the merged model but for the rounding of W + s B A
+    double end = logged("round", "dev", -1, dev_keys[0]), begin = logged("round", "dev", 0, dev_keys[0]);
+    assert_true(fabs(end - begin) > 0.1);   // there is something to compare
+    run_dpo(0, LORA "--step-pairs 7 --steps 1 --alpha 0.5 --dev-pairs 5 --adapter @round --out @next");
+    run_dpo(0, "--model @round/merged --ref test/data/llama3 --pairs @pairs --seq-len 64 --beta 1 --step-pairs 7 --steps 1 --alpha 0.5 --dev-pairs 5 --out @merged");
+    double worst = 0;
+    for (int k = 0; k < DEV_KEYS; k++) {
+        double want = logged("round", "dev", -1, dev_keys[k]), next = logged("next", "dev", 0, dev_keys[k]), merged = logged("merged", "dev", 0, dev_keys[k]);
+        if (next != want) fail_msg("%s is %.17g with --adapter, was %.17g", dev_keys[k], next, want);
+        worst = fmax(worst, fabs(merged - want) / (1 + fabs(want)));
+    }
+    printf("LoRA, dev figures of the merged model beside the run's last: worst %.1e, loss %.6f\n", worst, end);
+    assert_true(worst < 1e-5);
+}
+
 // writes the file again with numbers added to all chosen and all rejected values and the hashes right: what only the first step can see
 static void tamper(const char *out, double chosen, double rejected) {
     char name[128];
@@ -642,7 +725,8 @@ static void bad_input_is_one_line(void **state) {
         {"--model test/data/llama3 --pairs @pairs --out @x --seq-len 3", "no pair is left: 40 do not fit"}, {"--model test/data/llama3 --pairs @pairs --out @x --seq-len 65", "the model has 64 positions"},
         {"--model test/data/llama3 --pairs @none --out @x --seq-len 64", "no such shard"}, {"--model @none --pairs @pairs --out @x --seq-len 64", "config.json"},
         {"--model test/data/qwen25 --pairs @pairs --out @x --seq-len 64", "a vocabulary of 101, the model has 89"}, {BASE "--out @x --ref @none", "none"}, {BASE "--out @x --ref test/data/qwen25", "vocabulary of 89"},
-        {BASE "--out @x --resume --overwrite", "contradict"}, {BASE "--out @x --dry-run", "--save-dtype has no effect"}};
+        {BASE "--out @x --resume --overwrite", "contradict"}, {BASE "--out @x --lora-alpha 3", "there is no adapter"}, {BASE "--out @x --merge", "there is no adapter"},
+        {BASE "--out @x --lora-rank 4", "an adapter is saved in float32"}, {BASE "--out @x --adapter @none --merge", "adapter_config.json"}, {BASE "--out @x --dry-run", "--save-dtype has no effect"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) expect(bad[i].words, bad[i].text);
     assert_false(file_exists(in("x/model.safetensors")));
 }
@@ -665,18 +749,23 @@ static void ranks_change_nothing(void **state) {
     }
     make_random_shard(in("pairs"), 40, 12, 10, 3);
     char flags[1024];
-    snprintf(flags, sizeof flags, "--model test/data/llama3 --pairs %s/pairs --seq-len 64 --step-pairs 7 --lr 2e-3 --epochs 1 --save-dtype float32 --alpha 0.5 --nll-batch 2 --dev-pairs 5 --dev-every 3", directory);
-    assert_int_equal(shell("OMP_NUM_THREADS=1 %s/dpo_cpu %s --out %s/r1 --quiet", build, flags, directory), 0);
-    static const struct { int ranks, zero, rows; } runs[] = {{2, 1, 1}, {2, 2, 2}, {3, 3, 1}};
-    for (int i = 0; i < 3; i++) {
+    static const struct { int ranks, zero, rows; bool lora; } runs[] = {{1, 0, 2, false}, {2, 1, 1, false}, {2, 2, 2, false}, {3, 3, 1, false}, {1, 0, 2, true}, {2, 1, 1, true}, {2, 3, 2, true}};
+    for (int i = 0; i < 7; i++) {
         char out[32];
-        snprintf(out, sizeof out, "r%d.%d", runs[i].ranks, runs[i].zero);
+        const char *of = runs[i].lora ? "lora1" : "r1";
+        snprintf(flags, sizeof flags, "--model test/data/llama3 --pairs %s/pairs --seq-len 64 --step-pairs 7 --lr 2e-3 --epochs 1 --save-dtype float32 --alpha 0.5 --nll-batch 2 --dev-pairs 5 --dev-every 3%s", directory,
+                 runs[i].lora ? " --lora-rank 4 --merge" : "");
+        if (runs[i].ranks == 1) {
+            assert_int_equal(shell("OMP_NUM_THREADS=1 %s/dpo_cpu %s --out %s/%s --quiet", build, flags, directory, of), 0);
+            continue;
+        }
+        snprintf(out, sizeof out, "%s%d.%d", runs[i].lora ? "lora" : "r", runs[i].ranks, runs[i].zero);
         assert_int_equal(shell("timeout -k 5 60 env OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none -np %d %s/dpo_cpu %s --zero %d --micro-rows %d --out %s/%s --quiet",
                                runs[i].ranks, build, flags, runs[i].zero, runs[i].rows, directory, out), 0);
-        same_figures(out, "r1");
+        same_figures(out, of);
         char one[96], two[96];
         snprintf(one, sizeof one, "%s/checkpoints/reference.safetensors", out);
-        snprintf(two, sizeof two, "r1/checkpoints/reference.safetensors");
+        snprintf(two, sizeof two, "%s/checkpoints/reference.safetensors", of);
         assert_true(same_file(one, two));   // a pair's sum is made on one rank: the same bits on any number
     }
 }
@@ -706,7 +795,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_numbers), cmocka_unit_test(every_loss_and_its_gradient_match_trl), cmocka_unit_test(gradients_match_four_separate_sequences_in_transformers),
         cmocka_unit_test(shared_prompts_equal_the_sequences_run_apart), cmocka_unit_test(a_step_holds_its_pairs_and_little_else), cmocka_unit_test(first_step_is_ln_2_and_pairs_are_learned),
-        cmocka_unit_test(micro_batches_change_nothing), cmocka_unit_test(a_resumed_run_has_the_same_bits), cmocka_unit_test(the_reference_is_kept_checked_and_refused), cmocka_unit_test(bad_input_is_one_line),
+        cmocka_unit_test(micro_batches_change_nothing), cmocka_unit_test(a_resumed_run_has_the_same_bits), cmocka_unit_test(lora_aligns_merges_resumes_and_goes_on), cmocka_unit_test(the_reference_is_kept_checked_and_refused), cmocka_unit_test(bad_input_is_one_line),
         cmocka_unit_test(ranks_change_nothing),
         cmocka_unit_test(a_signal_stops_with_a_checkpoint),
     };
