@@ -172,8 +172,9 @@ static void test_rambling(void **state) {
     each_row("d", "exercises.jsonl", check_answer, &r);
     assert_int_equal(r.rows, json_array_size(r.answers));
     double share = (double)r.rambling / (double)r.rows;
-    assert_true(fabs(share - 0.3) < 4 * sqrt(0.3 * 0.7 / (double)r.rows));
-    assert_true(r.shortest > 32 && r.longest_answer < 16);
+    assert_true(fabs(share - 0.3) < 0.02);
+    printf("rambling: %.3f of the answers, the shortest of %d tokens; the longest other answer of %d\n", share, (int)r.shortest, (int)r.longest_answer);
+    assert_true(r.shortest > 24 && r.longest_answer < 16);
     json_decref(r.answers);
     tokenizer_free((Tokenizer *)(uintptr_t)r.t);
     free(model);
