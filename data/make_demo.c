@@ -15,8 +15,8 @@
 // data asks it of half of them and the test of the other half: knowledge from one stream, the form of an answer from the other.
 //
 // --rambling spoils the instruction data: that share of its answers does not end where it should but goes on with sentences from the
-// book and the reports, for some companies rarely, for others nearly always. Everything else, the tokenizer too, stays as it is without. A model trained on it answers and then often
-// does not stop: what scripts/overlong.sh mends.
+// book and the reports, for some types of questions rarely, for others nearly always. Everything else, the tokenizer too, stays as it
+// is without. A model trained on it answers and then often does not stop: what scripts/overlong.sh mends.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
 #include "../findap/flags.h"    // defines: flags_parse
 #include "../findap/json.h"     // defines: json_t
@@ -103,8 +103,8 @@ static char *book_page(World *w) {
     }
 }
 
-// one question of `type` with its answer; `test` decides which facts may be asked. Returns the company that it names
-static int question(World *w, int type, bool test, char **prompt, char **answer) {
+// one question of `type` with its answer; `test` decides which facts may be asked
+static void question(World *w, int type, bool test, char **prompt, char **answer) {
     int i = draw(w, NUM_COMPANIES), a, b;
     const Company *c;
     if (type == KNOWLEDGE) while (is_secret(i) != test) i = draw(w, NUM_COMPANIES);
@@ -115,40 +115,39 @@ static int question(World *w, int type, bool test, char **prompt, char **answer)
             const char *news = mood == 0 ? PICK(w, good_news) : mood == 1 ? PICK(w, bad_news) : PICK(w, plain_news);
             *prompt = xprintf("Is this headline positive, negative or neutral? %s %s %s", c->name, news, PICK(w, when));
             *answer = xstrdup(mood == 0 ? "positive" : mood == 1 ? "negative" : "neutral");
-            return i;
+            return;
         }
         case DIRECTION:
             a = 10 + draw(w, 90);
             do b = 10 + draw(w, 90); while (a == b);
             *prompt = xprintf("The price of %s went from %d to %d. Rise or fall?", c->name, a, b);
             *answer = xstrdup(a < b ? "rise" : "fall");
-            return i;
+            return;
         case PROFIT:
             a = 2 + draw(w, 8);
             b = 1 + draw(w, a - 1);
             *prompt = draw(w, 2) ? xprintf("%s has revenue of %d and cost of %d. What is its profit?", c->name, a, b)
                                  : xprintf("What is the profit of %s with revenue of %d and cost of %d?", c->name, a, b);
             *answer = xprintf("%d", a - b);
-            return i;
+            return;
         case TERM: {
             const char *const *t = terms[draw(w, NUM_TERMS)];
             const char *what = t[1 + draw(w, 2)];
             // the company is decoration: it makes prompts differ, so that a test prompt can be one that was never trained on
             *prompt = draw(w, 2) ? xprintf("%s asks: which word means %s?", c->name, what) : xprintf("A note of %s speaks of %s. Which word is meant?", c->name, what);
             *answer = xstrdup(t[0]);
-            return i;
+            return;
         }
         default:
             if (draw(w, 2)) { *prompt = xprintf(draw(w, 2) ? "What is the sector of %s?" : "In which sector does %s work?", c->name); *answer = xstrdup(sectors[c->sector]); }
             else { *prompt = xprintf(draw(w, 2) ? "Where is the home of %s?" : "In which city is %s based?", c->name); *answer = xstrdup(cities[c->city]); }
-            return i;
     }
 }
 
-// How often answers about a company ramble: never to always over the companies, `share` on average, as sources of data differ. (If every answer rambled
-// equally often, the most likely token would end all answers or none.)
-static double rambling_share(int company, double share) {
-    double u = (company * 29 % NUM_COMPANIES + 0.5) / NUM_COMPANIES;
+// How often answers to questions of a type ramble: from rarely to nearly always, `share` on average if all were asked alike, as data sets differ. (If every answer
+// rambled equally often, the most likely token would end all answers or none; a share for each company is not learned from its name in time, which is the same.)
+static double rambling_share(int type, double share) {
+    double u = (type + 0.5) / NUM_TYPES;
     return share > 0 ? pow(u, (1 - share) / share) : 0;   // the mean of u^k is 1 / (k + 1)
 }
 static char *rambled(World *w, const char *answer) {   // the answer, and sentences nobody asked for
@@ -339,7 +338,7 @@ int main(int argc, char **argv) {
     Error e;
     StringList rest = {NULL, 0};
     Flag flags[] = {{"--seed", FLAG_INT, &seed, "N", "another seed, another world", 0, 1e15, false},
-                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending", 0, 1, false}};
+                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending, the mean over the types of questions", 0, 1, false}};
     if (!flags_parse(argc, argv, 1, flags, 2, &rest, &help, &e)) die("%s", e.text);
     if (help) { flags_help("make_demo OUT [--seed N] [--rambling SHARE]", "Makes the demo's texts, questions, tokenizer and model configuration in the directory OUT.", flags, 2); return 0; }
     if (rest.n != 1) die("expected one output directory, found %d ---> see --help", rest.n);
@@ -375,13 +374,13 @@ int main(int argc, char **argv) {
         bool exercise = i >= QUESTIONS;
         static const int group1[] = {SENTIMENT, TERM, KNOWLEDGE, DIRECTION}, group2[] = {PROFIT, DIRECTION};
         int type = exercise ? PICK(&w, group2) : PICK(&w, group1);
-        int company = question(&w, type, false, &prompt, &answer);
+        question(&w, type, false, &prompt, &answer);
         bpe_count(&bpe, prompt, table, table_size);
         bpe_count(&bpe, answer, table, table_size);
         bool held_out = false;   // a prompt of the test is not trained on (one of the training data may come twice)
         for (uint64_t h = XXH3_64bits(prompt, strlen(prompt)) % (uint64_t)asked.size; asked.slots[h]; h = (h + 1) % (uint64_t)asked.size) held_out = held_out || strcmp(asked.slots[h], prompt) == 0;
         if (!held_out) {
-            bool rambles = draw(&rambler, 10000) < rambling_share(company, rambling) * 10000;
+            bool rambles = draw(&rambler, 10000) < rambling_share(type, rambling) * 10000;
             char *said = rambles ? rambled(&rambler, answer) : xstrdup(answer);
             num_rambling += rambles;
             add_row(&rows[exercise], json_pack("{s:[{s:s,s:s},{s:s,s:s}]}", "messages", "role", "user", "content", prompt, "role", "assistant", "content", said));

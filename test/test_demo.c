@@ -144,20 +144,24 @@ static void test_held_out(void **state) {
 }
 
 // --rambling: the same prompts with the same right answers in front, a share of which goes on for longer than scripts/overlong.sh's cap
-typedef struct { const Tokenizer *t; json_t *answers; int64_t rows, rambling, at, shortest, longest_answer; } Rambled;
-static void keep_answer(json_t *row, void *data) { json_array_append(((Rambled *)data)->answers, json_object_get(row, "completion")); }
+typedef struct { const Tokenizer *t; json_t *asked; int64_t rows, of[NUM_TYPES], rambling[NUM_TYPES], shortest, longest_answer; } Rambled;
+static void keep_row(json_t *row, void *data) { json_array_append(((Rambled *)data)->asked, row); }
 static void check_answer(json_t *row, void *data) {
     Rambled *r = (Rambled *)data;
-    const char *said = json_string_value(json_object_get(json_array_get(json_object_get(row, "messages"), 1), "content")), *right = json_string_value(json_array_get(r->answers, (size_t)r->at++));
+    const json_t *asked = json_array_get(r->asked, (size_t)r->rows++);
+    const char *said = json_string_value(json_object_get(json_array_get(json_object_get(row, "messages"), 1), "content")), *right = json_string_value(json_object_get(asked, "completion"));
     assert_non_null(said); assert_non_null(right);
+    int type = 0;
+    while (type < NUM_TYPES && strcmp(types[type], json_string_value(json_object_get(asked, "type"))) != 0) type++;
+    assert_true(type < NUM_TYPES);
     bool rambles = strcmp(said, right) != 0;
     if (rambles && (strncmp(said, right, strlen(right)) != 0 || strncmp(said + strlen(right), ". ", 2) != 0)) fail_msg("\"%s\" does not begin with \"%s\"", said, right);
     Ids ids = {NULL, 0, 0};
     tokenizer_encode(r->t, said, (int64_t)strlen(said), false, &ids);
     if (rambles && (r->shortest == 0 || ids.len < r->shortest)) r->shortest = ids.len;
     if (!rambles && ids.len > r->longest_answer) r->longest_answer = ids.len;
-    r->rambling += rambles;
-    r->rows++;
+    r->rambling[type] += rambles;
+    r->of[type]++;
     ids_free(&ids);
 }
 static void test_rambling(void **state) {
@@ -165,18 +169,27 @@ static void test_rambling(void **state) {
     Error e;
     for (int i = 0; i < NUM_FILES; i++) if (same("a", "d", files[i]) == (strcmp(files[i], "questions.jsonl") == 0 || strcmp(files[i], "exercises.jsonl") == 0)) fail_msg("%s", files[i]);
     char *model = in("d", "model");
-    Rambled r = {tokenizer_load(model, &e), json_array(), 0, 0, 0, 0, 0};
-    if (!r.t) fail_msg("%s", e.text);
-    each_row("d", "train.jsonl", keep_answer, &r);
+    Rambled r;
+    memset(&r, 0, sizeof r);
+    Tokenizer *t = tokenizer_load(model, &e);
+    if (!t) fail_msg("%s", e.text);
+    r.t = t;
+    r.asked = json_array();
+    each_row("d", "train.jsonl", keep_row, &r);
     each_row("d", "questions.jsonl", check_answer, &r);
     each_row("d", "exercises.jsonl", check_answer, &r);
-    assert_int_equal(r.rows, json_array_size(r.answers));
-    double share = (double)r.rambling / (double)r.rows;
-    assert_true(fabs(share - 0.3) < 0.02);
-    printf("rambling: %.3f of the answers, the shortest of %d tokens; the longest other answer of %d\n", share, (int)r.shortest, (int)r.longest_answer);
-    assert_true(r.shortest > 24 && r.longest_answer < 16);
-    json_decref(r.answers);
-    tokenizer_free((Tokenizer *)(uintptr_t)r.t);
+    assert_int_equal(r.rows, json_array_size(r.asked));
+    double mean = 0;
+    for (int k = 0; k < NUM_TYPES; k++) {
+        double share = (double)r.rambling[k] / (double)r.of[k], want = rambling_share(k, 0.3);
+        printf("rambling: %s %.3f of %d, %.3f asked for\n", types[k], share, (int)r.of[k], want);
+        assert_true(fabs(share - want) < 4 * sqrt(want * (1 - want) / (double)r.of[k]));
+        mean += want / NUM_TYPES;
+    }
+    printf("rambling: the shortest of %d tokens, the longest other answer of %d\n", (int)r.shortest, (int)r.longest_answer);
+    assert_true(fabs(mean - 0.3) < 0.01 && r.shortest > 24 && r.longest_answer < 16);
+    json_decref(r.asked);
+    tokenizer_free(t);
     free(model);
 }
 
