@@ -1,7 +1,12 @@
-// ask.c: puts the questions of a JSONL file to a model, greedily, and counts exactly right answers. The demo's yardstick, and a
-// first look at any small model; it keeps no KV cache, so it is for short prompts and short answers. eval.c will take its place.
+// ask.c: puts the questions of a JSONL file to a model, greedily, and counts exactly right answers and those that do not end. The demo's
+// yardstick, and a first look at any small model; it keeps no KV cache, so it is for short prompts and short answers. eval.c will take its place.
 //
 //     ask --model DIR --questions FILE.jsonl      rows {"prompt", "completion", "type" (optional)}; one JSON object on stdout
+//
+// Two things can go wrong with an answer, and one must not hide the other, so there are three shares, each with its standard error:
+//     exact_match        it is the right text, and ended by itself
+//     begins_right       it is the right text, or that and something behind it: what the model knows, whether or not it stops
+//     overlength_ratio   it reached --max-new tokens without an end
 #define FINDAP_LIBRARY
 #ifdef __CUDACC__
 #include "../train_findap.cu"
@@ -14,7 +19,7 @@
 #include "../findap/model_dir.h"   // defines: model_load_dir
 #include "../findap/tokenizer.h"   // defines: tokenizer_load, tokenizer_decode
 
-typedef struct { char *type, *want; Ids ids; int64_t prompt_length; bool done, capped; } Question;
+typedef struct { char *type, *prompt, *want; Ids ids; int64_t prompt_length; bool done, capped; } Question;
 
 static bool read_question(const char *where, const char *line, int64_t length, const Tokenizer *t, ChatTemplate chat, Question *q, Error *e) {
     json_t *row = json_parse(where, line, length, e);
@@ -28,6 +33,7 @@ static bool read_question(const char *where, const char *line, int64_t length, c
         ok = chat_render(t, chat, &m, 1, true, &q->ids, NULL, e);
         q->want = xstrdup(completion);
         q->type = xstrdup(type);
+        q->prompt = xstrdup(prompt);
         q->prompt_length = q->ids.len;
     }
     json_decref(row);
@@ -59,27 +65,33 @@ static Question *read_questions(const char *path, const Tokenizer *t, ChatTempla
     return ok ? q : NULL;
 }
 
-// one greedy token for each unfinished question of q[0..n): a row each; behind a question's tokens its row is an inert document
-static void next_tokens(Model *m, Question *q, int64_t n, int64_t T, const int32_t *stops, int num_stops, Batch *b, int64_t *index, float *logits) {
-    int64_t V = model_config(m)->vocab_size;
-    b->B = n; b->T = T;
-    for (int64_t r = 0; r < n; r++) {
+// One greedy token for each unfinished question of q[0..n): a row each; behind a question's tokens its row is an inert document. Returns how many are left.
+static int64_t next_tokens(Model *m, Question *q, int64_t n, const int32_t *stops, int num_stops, Batch *b, int64_t *index, float *logits) {
+    int64_t V = model_config(m)->vocab_size, T = 0, row = 0, left = 0;
+    for (int64_t i = 0; i < n; i++) if (!q[i].done && q[i].ids.len > T) T = q[i].ids.len;
+    for (int64_t i = 0; i < n; i++) {
+        if (q[i].done) continue;
         for (int64_t t = 0; t < T; t++) {
-            bool inside = t < q[r].ids.len;
-            b->tokens[r * T + t] = inside ? q[r].ids.data[t] : 0;
-            b->positions[r * T + t] = (int32_t)(inside ? t : t - q[r].ids.len);
+            bool inside = t < q[i].ids.len;
+            b->tokens[row * T + t] = inside ? q[i].ids.data[t] : 0;
+            b->positions[row * T + t] = (int32_t)(inside ? t : t - q[i].ids.len);
         }
-        index[r] = r * T + q[r].ids.len - 1;
+        index[row] = row * T + q[i].ids.len - 1;
+        row++;
     }
+    b->B = row; b->T = T;
     model_forward(m, b);
-    model_logits(m, index, n, logits);
-    for (int64_t r = 0; r < n; r++) {
-        if (q[r].done) continue;
+    model_logits(m, index, row, logits);
+    row = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (q[i].done) continue;
+        const float *x = logits + row++ * V;
         int32_t best = 0;
-        for (int64_t v = 1; v < V; v++) if (logits[r * V + v] > logits[r * V + best]) best = (int32_t)v;
-        for (int s = 0; s < num_stops; s++) q[r].done = q[r].done || best == stops[s];
-        if (!q[r].done) ids_add(&q[r].ids, best);
+        for (int64_t v = 1; v < V; v++) if (x[v] > x[best]) best = (int32_t)v;
+        for (int s = 0; s < num_stops; s++) q[i].done = q[i].done || best == stops[s];
+        if (!q[i].done) { ids_add(&q[i].ids, best); left++; }
     }
+    return left;
 }
 
 static char *answer_text(const Question *q, const Tokenizer *t) {   // what was generated, without surrounding white space
@@ -94,11 +106,33 @@ static char *answer_text(const Question *q, const Tokenizer *t) {   // what was 
     return out;
 }
 
-// the share of right answers with its binomial standard error, and what always giving the most frequent answer would score
-static json_t *score(int64_t right, int64_t n, int64_t most_frequent) {
-    double p = (double)right / (double)n;
-    return json_pack("{s:I,s:f,s:f,s:f}", "questions", (json_int_t)n, "exact_match", p, "exact_match_stderr", n > 1 ? sqrt(p * (1 - p) / (double)(n - 1)) : 0.0,
-                     "most_frequent_answer", (double)most_frequent / (double)n);
+typedef struct { int64_t questions, right, begins, capped, frequent; } Tally;   // frequent: right by always giving the most frequent answer
+
+// into `t`; the answer's text is right, begins right: followed by nothing, or by what cannot be a part of it
+static bool tally(Tally *t, const Question *q, const char *text) {
+    size_t n = strlen(q->want);
+    unsigned char next = strncmp(text, q->want, n) == 0 ? (unsigned char)text[n] : 'x';
+    bool right = !q->capped && strcmp(text, q->want) == 0;
+    t->questions++;
+    t->right += right;
+    t->begins += !(next >= 0x80 || (next >= '0' && next <= '9') || ((next | 32) >= 'a' && (next | 32) <= 'z'));
+    t->capped += q->capped;
+    return right;
+}
+static json_t *tally_json(const Tally *t) {   // shares with their binomial standard errors
+    json_t *j = json_pack("{s:I}", "questions", (json_int_t)t->questions);
+    const struct { const char *name; int64_t count; } shares[] = {{"exact_match", t->right}, {"begins_right", t->begins}, {"overlength_ratio", t->capped}};
+    double n = (double)t->questions;
+    for (int i = 0; i < 3; i++) {
+        char name[64];
+        double p = (double)shares[i].count / n;
+        snprintf(name, sizeof name, "%s_stderr", shares[i].name);
+        json_object_set_new(j, shares[i].name, json_real(p));
+        json_object_set_new(j, name, json_real(t->questions > 1 ? sqrt(p * (1 - p) / (n - 1)) : 0));
+    }
+    json_object_set_new(j, "reached_cap", json_integer(t->capped));
+    json_object_set_new(j, "most_frequent_answer", json_real((double)t->frequent / n));
+    return j;
 }
 
 static int64_t most_frequent_answer(const Question *q, int64_t n, const char *type) {   // how often it is the gold answer among questions of `type`
@@ -113,41 +147,55 @@ static int64_t most_frequent_answer(const Question *q, int64_t n, const char *ty
 
 static json_t *report(const Question *q, int64_t n, const Tokenizer *t, int64_t show) {
     json_t *types = json_object();
-    int64_t right = 0, capped = 0, frequent = 0;
+    Tally all = {0, 0, 0, 0, 0};
     for (int64_t i = 0; i < n; i++) if (!json_object_get(types, q[i].type)) {   // types in the order of the file
-        int64_t of = 0, good = 0;
+        Tally of = {0, 0, 0, 0, most_frequent_answer(q, n, q[i].type)};
         for (int64_t k = i; k < n; k++) {
             if (strcmp(q[k].type, q[i].type) != 0) continue;
             char *text = answer_text(&q[k], t);
-            bool ok = !q[k].capped && strcmp(text, q[k].want) == 0;
-            if (of++ < show) {
+            bool ok = tally(&of, &q[k], text);
+            if (of.questions <= show) {
                 char shown[200], prompt[400];
-                Buffer b = {NULL, 0, 0};
-                tokenizer_decode(t, q[k].ids.data, q[k].prompt_length, true, &b);
-                escape_text(prompt, sizeof prompt, b.data, (size_t)b.len);
+                escape_text(prompt, sizeof prompt, q[k].prompt, strlen(q[k].prompt));
                 escape_text(shown, sizeof shown, text, strlen(text));
                 fprintf(stderr, "  %s | %s | %s\n", prompt, shown, ok ? "right" : q[k].capped ? "no end" : q[k].want);
-                buffer_free(&b);
             }
-            good += ok;
-            capped += q[k].capped;
             free(text);
         }
-        int64_t most = most_frequent_answer(q, n, q[i].type);
-        json_object_set_new(types, q[i].type, score(good, of, most));
-        right += good;
-        frequent += most;
+        json_object_set_new(types, q[i].type, tally_json(&of));
+        all.questions += of.questions; all.right += of.right; all.begins += of.begins; all.capped += of.capped; all.frequent += of.frequent;
     }
-    json_t *j = score(right, n, frequent);   // over all: the most frequent answer of each type
-    json_object_set_new(j, "reached_cap", json_integer(capped));
+    json_t *j = tally_json(&all);   // its most frequent answer: that of each type
     json_object_set_new(j, "by_type", types);
     return j;
+}
+
+// One row a question: what was asked, the right answer, the model's. The rows that reached the cap are the pairs of an alignment that teaches to stop:
+// prepare --kind pref --fields chosen=completion,rejected=answer,open=reached_cap
+static bool save_answers(const char *path, const Question *q, int64_t n, const Tokenizer *t, Error *e) {
+    Buffer b = {NULL, 0, 0};
+    for (int64_t i = 0; i < n; i++) {
+        char *text = answer_text(&q[i], t);
+        Tally one = {0, 0, 0, 0, 0};
+        const char *const values[] = {q[i].type, q[i].prompt, q[i].want, text};
+        static const char *const names[] = {"{\"type\":", ",\"prompt\":", ",\"completion\":", ",\"answer\":"};
+        for (int k = 0; k < 4; k++) {
+            buffer_add(&b, names[k], (int64_t)strlen(names[k]));
+            json_add_string(&b, values[k], (int64_t)strlen(values[k]));
+        }
+        char *rest = xprintf(",\"tokens\":%" PRId64 ",\"reached_cap\":%s,\"right\":%s}\n", q[i].ids.len - q[i].prompt_length, q[i].capped ? "true" : "false", tally(&one, &q[i], text) ? "true" : "false");
+        buffer_add(&b, rest, (int64_t)strlen(rest));
+        free(rest); free(text);
+    }
+    bool ok = write_file(path, b.data, b.len, e);
+    buffer_free(&b);
+    return ok;
 }
 
 int main(int argc, char **argv) {
     program_name = "ask";
     sigbus_message();
-    const char *dir = NULL, *questions = NULL, *template_name = NULL, *init = "model";
+    const char *dir = NULL, *questions = NULL, *template_name = NULL, *init = "model", *answers = NULL;
     int64_t max_new = 16, batch = 64, show = 0, init_seed = 1;
     Flag flags[] = {
         {"--model", FLAG_STRING, &dir, "DIR", "Hugging Face model directory", 0, 0, false},
@@ -155,6 +203,7 @@ int main(int argc, char **argv) {
         {"--template", FLAG_STRING, &template_name, "NAME", "chat template (default: by the tokenizer's special tokens)", 0, 0, false},
         {"--max-new", FLAG_INT, &max_new, "N", "most tokens of an answer", 1, 4096, false},
         {"--batch", FLAG_INT, &batch, "N", "questions at a time: memory, not result", 1, 4096, false},
+        {"--answers", FLAG_STRING, &answers, "FILE", "write every question with its right answer and the model's, as JSONL", 0, 0, false},
         {"--show", FLAG_INT, &show, "N", "print N answers of each type on stderr", 0, 1e6, false},
         {"--init", FLAG_STRING, &init, "WHAT", "model: weights of --model; random: only its config.json", 0, 0, false},
         {"--init-seed", FLAG_INT, &init_seed, "N", "seed of --init random", 0, 1e15, false},
@@ -201,21 +250,17 @@ int main(int argc, char **argv) {
     float *logits = (float *)xcalloc(batch, config.vocab_size * 4);
     for (int64_t first = 0; first < n; first += batch) {
         int64_t rows = n - first < batch ? n - first : batch, left = rows;
-        for (int64_t k = 0; k < max_new && left > 0; k++) {
-            int64_t longest = 0;
-            for (int64_t i = first; i < first + rows; i++) longest = q[i].ids.len > longest ? q[i].ids.len : longest;
-            next_tokens(m, q + first, rows, longest, stops, num_stops, &b, index, logits);
-            left = 0;
-            for (int64_t i = first; i < first + rows; i++) left += !q[i].done;
-        }
+        for (int64_t k = 0; k < max_new && left > 0; k++) left = next_tokens(m, q + first, rows, stops, num_stops, &b, index, logits);
         for (int64_t i = first; i < first + rows; i++) q[i].capped = !q[i].done;
     }
+    if (answers && !save_answers(answers, q, n, t, &e)) die("%s", e.text);
     json_t *j = report(q, n, t, show);
+    json_object_set_new(j, "max_new_tokens", json_integer(max_new));
     char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
     puts(text);
     free(text);
     json_decref(j);
-    for (int64_t i = 0; i < n; i++) { free(q[i].type); free(q[i].want); ids_free(&q[i].ids); }
+    for (int64_t i = 0; i < n; i++) { free(q[i].type); free(q[i].prompt); free(q[i].want); ids_free(&q[i].ids); }
     free(q); free(b.tokens); free(b.positions); free(index); free(logits);
     model_free(m);
     tokenizer_free(t);

@@ -1,17 +1,22 @@
 // make_demo.c: everything `make demo` trains on, made here from a seed: small finance texts, questions with computable
 // answers, a byte-level BPE tokenizer trained on them, and the config of a tiny Llama. No downloads, no Python.
 //
-//     make_demo OUT [--seed N]
+//     make_demo OUT [--seed N] [--rambling SHARE]
 //
 //     OUT/model/     config.json, tokenizer.json, tokenizer_config.json, generation_config.json (a Hugging Face directory without weights)
 //     OUT/reports.jsonl, OUT/book.jsonl          {"text"}: company reports; a "textbook" of terms and worked examples
 //     OUT/questions.jsonl, OUT/exercises.jsonl   {"messages"}: instruction data
 //     OUT/test.jsonl                             {"type", "prompt", "completion"}: held out, no prompt of it is in the training data
+//     OUT/train.jsonl                            the same of all that is asked in the training data, with its right answer
 //     OUT/recipe.json                            joint pre-training and instruction tuning in two groups, as FinDAP does it
 //
 // The world is small enough for a model of under a million parameters to learn in two minutes, and honest enough
 // to need both streams: which sector and city a company belongs to stands in the reports for every company, but the instruction
 // data asks it of half of them and the test of the other half: knowledge from one stream, the form of an answer from the other.
+//
+// --rambling spoils the instruction data: that share of its answers does not end where it should but goes on with sentences from the
+// book and the reports, for some types of questions rarely, for others nearly always. Everything else, the tokenizer too, stays as it
+// is without. A model trained on it answers and then often does not stop: what scripts/overlong.sh mends.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
 #include "../findap/flags.h"    // defines: flags_parse
 #include "../findap/json.h"     // defines: json_t
@@ -44,6 +49,8 @@ static const char *const bad_news[] = {"misses forecasts", "cuts its outlook", "
 static const char *const plain_news[] = {"names a new auditor", "moves its head office", "holds its annual meeting", "publishes its report", "changes its logo", "keeps its guidance"};
 static const char *const when[] = {"this morning", "on Monday", "in the third quarter", "after the close", "this year", "as expected"};
 enum { NEWS = 6 };
+
+enum { RAMBLING = 100 };   // bytes at least, more than 24 tokens
 
 typedef struct { char name[16]; int sector, city; } Company;
 static const char *const types[] = {"sentiment", "direction", "profit", "term", "knowledge"};
@@ -137,6 +144,22 @@ static void question(World *w, int type, bool test, char **prompt, char **answer
     }
 }
 
+// How often answers to questions of a type ramble: from rarely to nearly always, `share` on average if all were asked alike, as data sets differ. (If every answer
+// rambled equally often, the most likely token would end all answers or none; a share for each company is not learned from its name in time, which is the same.)
+static double rambling_share(int type, double share) {
+    double u = (type + 0.5) / NUM_TYPES;
+    return share > 0 ? pow(u, (1 - share) / share) : 0;   // the mean of u^k is 1 / (k + 1)
+}
+static char *rambled(World *w, const char *answer) {   // the answer, and sentences nobody asked for
+    char *text = xprintf("%s.", answer);
+    while (strlen(text) < RAMBLING) {
+        char *more = draw(w, 2) ? report(w) : book_page(w), *longer = xprintf("%s %s", text, more);
+        free(more); free(text);
+        text = longer;
+    }
+    return text;
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // files
 
@@ -161,6 +184,8 @@ static void add_row(Buffer *b, json_t *row) {
     free(text);
     json_decref(row);
 }
+
+static json_t *question_row(int type, const char *prompt, const char *answer) { return json_pack("{s:s,s:s,s:s}", "type", types[type], "prompt", prompt, "completion", answer); }
 
 // a set of strings, to keep test prompts out of the training data; small, so a sorted list would do, but a table is as short
 typedef struct { char **slots; int64_t size; } StringSet;
@@ -308,20 +333,25 @@ enum { REPORTS = 4000, BOOK = 2000, QUESTIONS = 5000, EXERCISES = 4000, TEST_PER
 int main(int argc, char **argv) {
     program_name = "make_demo";
     int64_t seed = 1;
+    double rambling = 0;
     bool help = false;
     Error e;
     StringList rest = {NULL, 0};
-    Flag flags[] = {{"--seed", FLAG_INT, &seed, "N", "another seed, another world", 0, 1e15, false}};
-    if (!flags_parse(argc, argv, 1, flags, 1, &rest, &help, &e)) die("%s", e.text);
-    if (help) { flags_help("make_demo OUT [--seed N]", "Makes the demo's texts, questions, tokenizer and model configuration in the directory OUT.", flags, 1); return 0; }
+    Flag flags[] = {{"--seed", FLAG_INT, &seed, "N", "another seed, another world", 0, 1e15, false},
+                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending, the mean over the types of questions", 0, 1, false}};
+    if (!flags_parse(argc, argv, 1, flags, 2, &rest, &help, &e)) die("%s", e.text);
+    if (help) { flags_help("make_demo OUT [--seed N] [--rambling SHARE]", "Makes the demo's texts, questions, tokenizer and model configuration in the directory OUT.", flags, 2); return 0; }
     if (rest.n != 1) die("expected one output directory, found %d ---> see --help", rest.n);
     const char *out = rest.items[0];
     char *model = path_join(out, "model");
     if (!make_directory(model, &e)) die("%s", e.text);
 
-    World w;
+    World w, rambler;
     make_world(&w, (uint64_t)seed);
-    Buffer reports = {NULL, 0, 0}, book = {NULL, 0, 0}, rows[2] = {{NULL, 0, 0}, {NULL, 0, 0}}, test = {NULL, 0, 0};
+    rambler = w;
+    rambler.stream = 5;   // draws of its own, so that everything else is what it is without --rambling
+    int64_t num_rambling = 0;
+    Buffer reports = {NULL, 0, 0}, book = {NULL, 0, 0}, rows[2] = {{NULL, 0, 0}, {NULL, 0, 0}}, test = {NULL, 0, 0}, train = {NULL, 0, 0};
     Bpe bpe;
     memset(&bpe, 0, sizeof bpe);
     const int64_t table_size = 8192;
@@ -336,19 +366,27 @@ int main(int argc, char **argv) {
     for (int type = 0; type < NUM_TYPES; type++)
         for (int n = 0; n < TEST_PER_TYPE;) {
             question(&w, type, true, &prompt, &answer);
-            if (set_add(&asked, prompt)) { add_row(&test, json_pack("{s:s,s:s,s:s}", "type", types[type], "prompt", prompt, "completion", answer)); n++; }
+            if (set_add(&asked, prompt)) { add_row(&test, question_row(type, prompt, answer)); n++; }
             free(prompt); free(answer);
         }
     w.stream = 4;   // questions: classification, knowledge, terms; exercises: what is computed
     for (int i = 0; i < QUESTIONS + EXERCISES; i++) {
         bool exercise = i >= QUESTIONS;
         static const int group1[] = {SENTIMENT, TERM, KNOWLEDGE, DIRECTION}, group2[] = {PROFIT, DIRECTION};
-        question(&w, exercise ? PICK(&w, group2) : PICK(&w, group1), false, &prompt, &answer);
+        int type = exercise ? PICK(&w, group2) : PICK(&w, group1);
+        question(&w, type, false, &prompt, &answer);
         bpe_count(&bpe, prompt, table, table_size);
         bpe_count(&bpe, answer, table, table_size);
         bool held_out = false;   // a prompt of the test is not trained on (one of the training data may come twice)
         for (uint64_t h = XXH3_64bits(prompt, strlen(prompt)) % (uint64_t)asked.size; asked.slots[h]; h = (h + 1) % (uint64_t)asked.size) held_out = held_out || strcmp(asked.slots[h], prompt) == 0;
-        if (!held_out) add_row(&rows[exercise], json_pack("{s:[{s:s,s:s},{s:s,s:s}]}", "messages", "role", "user", "content", prompt, "role", "assistant", "content", answer));
+        if (!held_out) {
+            bool rambles = draw(&rambler, 10000) < rambling_share(type, rambling) * 10000;
+            char *said = rambles ? rambled(&rambler, answer) : xstrdup(answer);
+            num_rambling += rambles;
+            add_row(&rows[exercise], json_pack("{s:[{s:s,s:s},{s:s,s:s}]}", "messages", "role", "user", "content", prompt, "role", "assistant", "content", said));
+            add_row(&train, question_row(type, prompt, answer));
+            free(said);
+        }
         free(prompt); free(answer);
     }
     bpe_train(&bpe);
@@ -360,9 +398,11 @@ int main(int argc, char **argv) {
     save_text(out, "questions.jsonl", rows[0].data, rows[0].len);
     save_text(out, "exercises.jsonl", rows[1].data, rows[1].len);
     save_text(out, "test.jsonl", test.data, test.len);
+    save_text(out, "train.jsonl", train.data, train.len);
     printf("make_demo: %s: %d reports, %d book pages, %d questions and exercises, %d held-out questions, a tokenizer of %d tokens\n",
            out, REPORTS, BOOK, QUESTIONS + EXERCISES, NUM_TYPES * TEST_PER_TYPE, VOCABULARY);
-    buffer_free(&reports); buffer_free(&book); buffer_free(&rows[0]); buffer_free(&rows[1]); buffer_free(&test);
+    if (num_rambling) printf("make_demo: %" PRId64 " of the answers trained on ramble\n", num_rambling);
+    buffer_free(&reports); buffer_free(&book); buffer_free(&rows[0]); buffer_free(&rows[1]); buffer_free(&test); buffer_free(&train);
     for (int64_t i = 0; i < asked.size; i++) free(asked.slots[i]);
     for (int i = 0; i < BASE; i++) free(bpe.token[i]);
     free(asked.slots); free(table); free(bpe.words); free(model); free((void *)rest.items);

@@ -5,7 +5,8 @@
 //           that ends in .txt is one document. Rows of the other forms are rendered by the template and trained as text.
 //     it    {"messages": [{role, content}]} or {"conversations": [{from, value}]}: every assistant turn with its end-of-turn
 //           token. {"prompt", "completion"}, each a string or a list of messages: the completion only.
-//     pref  {"prompt", "chosen", "rejected"}: one document of the prompt and both completions.
+//     pref  {"prompt", "chosen", "rejected"}: one document of the prompt and both completions. With "open": true the rejected answer is one
+//           that was cut off: no end of turn is put behind it, or the model would be taught not to end where it never did.
 // When a row has several of these forms the first in this order counts.
 //
 // What does not fit is never cut silently. A cpt document longer than --max-len becomes several pieces whose concatenation is
@@ -36,8 +37,8 @@ static int omp_get_max_threads(void) { return 1; }
 // ---------------------------------------------------------------------------------------------------------------
 // what was asked
 
-enum { FIELD_TEXT, FIELD_MESSAGES, FIELD_CONVERSATIONS, FIELD_PROMPT, FIELD_COMPLETION, FIELD_CHOSEN, FIELD_REJECTED, NUM_FIELDS };
-FN const char *const field_names[NUM_FIELDS] = {"text", "messages", "conversations", "prompt", "completion", "chosen", "rejected"};
+enum { FIELD_TEXT, FIELD_MESSAGES, FIELD_CONVERSATIONS, FIELD_PROMPT, FIELD_COMPLETION, FIELD_CHOSEN, FIELD_REJECTED, FIELD_OPEN, NUM_FIELDS };
+FN const char *const field_names[NUM_FIELDS] = {"text", "messages", "conversations", "prompt", "completion", "chosen", "rejected", "open"};
 
 typedef struct {
     const char *tokenizer_path, *kind_name, *template_name, *out, *fields;
@@ -79,7 +80,7 @@ static bool parse_fields(Options *o, Error *e) {
         if (!equals || !equals[1] || field < 0)
             ok = fail(
                 e,
-                "--fields has \"%s\", expected FIELD=NAME with FIELD one of text, messages, conversations, prompt, completion, chosen, rejected",
+                "--fields has \"%s\", expected FIELD=NAME with FIELD one of text, messages, conversations, prompt, completion, chosen, rejected, open",
                 word);
         else { free(o->names[field]); o->names[field] = xstrdup(equals + 1); }
     }
@@ -173,12 +174,23 @@ static bool encode_text(const Options *o, const char *text, int64_t length, Row 
     return true;
 }
 
+// Takes away the token that ends the last assistant turn and what the template writes behind it; where the tokenizer has no such token there is none.
+static void leave_open(const Options *o, int64_t start, Arena *a) {
+    const char *end = chat_definitions[o->chat].turns[CHAT_ASSISTANT].end;
+    if (strcmp(end, CHAT_EOS) == 0 && tokenizer_eos(o->tokenizer) < 0) return;
+    while (a->ids.len > start && !a->weights.data[a->ids.len - 1]) a->ids.len--;   // the tail is not trained, the end is
+    if (a->ids.len > start) a->ids.len--;
+    a->weights.len = a->ids.len;
+}
+
 static bool encode_pair(const Options *o, const json_t *j, MessageList *list, Row *row, Arena *a, Error *e) {
     int64_t cut = 0, cut2 = 0;
     int num_prompt = list->n;
     if (!render_completion(o, j, list, num_prompt, o->names[FIELD_CHOSEN], a, &cut, e)) return false;
     int64_t second = a->ids.len, first_length = second - row->offset;
-    if (!render_completion(o, j, list, num_prompt, o->names[FIELD_REJECTED], a, &cut2, e)) return false;
+    bool open = false;
+    if (!json_get_bool(j, o->names[FIELD_OPEN], "the row", false, &open, e) || !render_completion(o, j, list, num_prompt, o->names[FIELD_REJECTED], a, &cut2, e)) return false;
+    if (open) leave_open(o, second + cut2, a);
     int64_t second_length = a->ids.len - second, chosen = first_length - cut, rejected = second_length - cut2;
     CHECK(cut == cut2 && memcmp(a->ids.data + row->offset, a->ids.data + second, (size_t)cut * sizeof(int32_t)) == 0);
     // the prompt is stored once: close the gap
@@ -246,33 +258,6 @@ static bool encode_row(const Options *o, bool plain_text, Row *row, Arena *a, Er
 // ---------------------------------------------------------------------------------------------------------------
 // --encode and --decode
 
-// `text` as a JSON string; bytes that are not UTF-8 become U+FFFD, one for each maximal part of a character, as in Python
-static void add_json_string(Buffer *out, const char *text, int64_t n) {
-    const unsigned char *s = (const unsigned char *)text;
-    buffer_reserve(out, n + 2);
-    buffer_add(out, "\"", 1);
-    for (int64_t i = 0; i < n;) {
-        unsigned char c = s[i];
-        char letter = c == '"' || c == '\\' ? (char)c : c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : 0;
-        if (letter) { char two[2] = {'\\', letter}; buffer_add(out, two, 2); i++; continue; }
-        if (c < 0x20) { char code[8]; snprintf(code, sizeof code, "\\u%04x", c); buffer_add(out, code, 6); i++; continue; }
-        int64_t k = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0, good = k > 0;
-        while (good > 0 && good < k && i + good < n) {
-            unsigned char low = 0x80, high = 0xBF, d = s[i + good];
-            if (good == 1 && c == 0xE0) low = 0xA0;
-            if (good == 1 && c == 0xED) high = 0x9F;   // surrogates
-            if (good == 1 && c == 0xF0) low = 0x90;
-            if (good == 1 && c == 0xF4) high = 0x8F;
-            if (d < low || d > high) break;
-            good++;
-        }
-        if (good == k && k > 0) buffer_add(out, s + i, k);
-        else buffer_add(out, "\xEF\xBF\xBD", 3);
-        i += good > 0 ? good : 1;
-    }
-    buffer_add(out, "\"", 1);
-}
-
 static void add_integer(Buffer *out, int64_t v) {
     char digits[24];
     int n = (int)sizeof digits;
@@ -308,7 +293,7 @@ static bool convert_row(const Options *o, Row *row, Arena *a, Error *e) {
         }
         a->weights.len = 0;   // free here: holds the bytes
         if (ok) tokenizer_decode(o->tokenizer, a->ids.data, a->ids.len, false, &a->weights);
-        if (ok) add_json_string(&a->text, a->weights.data, a->weights.len);
+        if (ok) json_add_string(&a->text, a->weights.data, a->weights.len);
     }
     buffer_add(&a->text, "\n", 1);
     row->length = a->text.len - row->offset;
@@ -650,7 +635,7 @@ static void report_print(const Run *r) {
 static char *json_list(const char *const *items, int n) {   // the caller frees it
     Buffer b = {NULL, 0, 0};
     buffer_add(&b, "[", 1);
-    for (int i = 0; i < n; i++) { if (i) buffer_add(&b, ",", 1); add_json_string(&b, items[i], (int64_t)strlen(items[i])); }
+    for (int i = 0; i < n; i++) { if (i) buffer_add(&b, ",", 1); json_add_string(&b, items[i], (int64_t)strlen(items[i])); }
     buffer_add(&b, "]", 2);   // with its final zero
     return b.data;
 }

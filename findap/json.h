@@ -95,4 +95,31 @@ FN bool json_only_keys(json_t *object, const char *where, const char *const *kno
     return true;
 }
 
+// `text` as a JSON string; bytes that are not UTF-8 become U+FFFD, one for each maximal part of a character, as in Python
+FN void json_add_string(Buffer *out, const char *text, int64_t n) {
+    const unsigned char *s = (const unsigned char *)text;
+    buffer_reserve(out, n + 2);
+    buffer_add(out, "\"", 1);
+    for (int64_t i = 0; i < n;) {
+        unsigned char c = s[i];
+        char letter = c == '"' || c == '\\' ? (char)c : c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : 0;
+        if (letter) { char two[2] = {'\\', letter}; buffer_add(out, two, 2); i++; continue; }
+        if (c < 0x20) { char code[8]; snprintf(code, sizeof code, "\\u%04x", c); buffer_add(out, code, 6); i++; continue; }
+        int64_t k = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0, good = k > 0;
+        while (good > 0 && good < k && i + good < n) {
+            unsigned char low = 0x80, high = 0xBF, d = s[i + good];
+            if (good == 1 && c == 0xE0) low = 0xA0;
+            if (good == 1 && c == 0xED) high = 0x9F;   // surrogates
+            if (good == 1 && c == 0xF0) low = 0x90;
+            if (good == 1 && c == 0xF4) high = 0x8F;
+            if (d < low || d > high) break;
+            good++;
+        }
+        if (good == k && k > 0) buffer_add(out, s + i, k);
+        else buffer_add(out, "\xEF\xBF\xBD", 3);
+        i += good > 0 ? good : 1;
+    }
+    buffer_add(out, "\"", 1);
+}
+
 #endif

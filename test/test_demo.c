@@ -8,7 +8,7 @@
 
 static char home[] = "/tmp/findap_test_XXXXXX";
 static const char *const files[] = {"model/tokenizer.json", "model/tokenizer_config.json", "model/config.json", "model/generation_config.json",
-                                    "reports.jsonl", "book.jsonl", "questions.jsonl", "exercises.jsonl", "test.jsonl", "recipe.json"};
+                                    "reports.jsonl", "book.jsonl", "questions.jsonl", "exercises.jsonl", "test.jsonl", "train.jsonl", "recipe.json"};
 enum { NUM_FILES = sizeof files / sizeof *files };
 
 static char *in(const char *world, const char *name) {
@@ -16,21 +16,21 @@ static char *in(const char *world, const char *name) {
     free(dir);
     return path;
 }
-static void make(const char *world, const char *seed) {
+static void make(const char *world, const char *seed, const char *rambling) {
     char *dir = path_join(home, world);
-    char *argv[] = {(char *)"make_demo", dir, (char *)"--seed", (char *)seed};
-    assert_int_equal(make_demo_main(4, argv), 0);
+    char *argv[] = {(char *)"make_demo", dir, (char *)"--seed", (char *)seed, (char *)"--rambling", (char *)rambling};
+    assert_int_equal(make_demo_main(6, argv), 0);
     free(dir);
 }
 static int setup(void **state) {
     (void)state;
     if (!mkdtemp(home)) return -1;
-    make("a", "1"); make("b", "1"); make("c", "2");
+    make("a", "1", "0"); make("b", "1", "0"); make("c", "2", "0"); make("d", "1", "0.3");
     return 0;
 }
 static int teardown(void **state) {
     (void)state;
-    for (int w = 0; w < 3; w++) {
+    for (int w = 0; w < 4; w++) {
         char world[2] = {(char)('a' + w), 0}, *model = in(world, "model"), *dir = path_join(home, world);
         for (int i = 0; i < NUM_FILES; i++) { char *path = in(world, files[i]); unlink(path); free(path); }
         rmdir(model); rmdir(dir);
@@ -54,11 +54,11 @@ static void test_seed(void **state) {
     assert_false(same("a", "c", "test.jsonl"));
 }
 
-// calls f with each row of a file of world a
-static void each_row(const char *name, void (*f)(json_t *row, void *), void *data) {
+// calls f with each row of a file of a world
+static void each_row(const char *world, const char *name, void (*f)(json_t *row, void *), void *data) {
     Error e;
     Mapped m;
-    char *path = in("a", name);
+    char *path = in(world, name);
     assert_true(map_file(path, &m, &e));
     for (int64_t at = 0; at < m.size;) {
         const uint8_t *end = (const uint8_t *)memchr(m.data + at, '\n', (size_t)(m.size - at));
@@ -99,8 +99,8 @@ static void test_tokenizer_loads(void **state) {
     assert_int_equal(tokenizer_vocab_size(t), VOCABULARY);
     for (int i = 0; i < SPECIALS; i++) assert_int_equal(tokenizer_find(t, special_tokens[i]), BASE + i);
     Coded coded = {t, 0, 0};
-    each_row("reports.jsonl", round_trip, &coded);
-    each_row("book.jsonl", round_trip, &coded);
+    each_row("a", "reports.jsonl", round_trip, &coded);
+    each_row("a", "book.jsonl", round_trip, &coded);
     assert_true(coded.bytes > 2 * coded.tokens);   // merges are used: on average more than two bytes a token
     tokenizer_free(t);
     free(model);
@@ -134,16 +134,66 @@ static void test_held_out(void **state) {
     memset(&s, 0, sizeof s);
     s.prompts = json_object();
     make_world(&s.world, 1);
-    each_row("questions.jsonl", add_training, &s);
-    each_row("exercises.jsonl", add_training, &s);
+    each_row("a", "questions.jsonl", add_training, &s);
+    each_row("a", "exercises.jsonl", add_training, &s);
     assert_true(s.rows > (QUESTIONS + EXERCISES) * 9 / 10);
     s.rows = 0;
-    each_row("test.jsonl", check_test, &s);
+    each_row("a", "test.jsonl", check_test, &s);
     assert_int_equal(s.rows, NUM_TYPES * TEST_PER_TYPE);
     json_decref(s.prompts);
 }
 
+// --rambling: the same prompts with the same right answers in front, a share of which goes on for longer than scripts/overlong.sh's cap
+typedef struct { const Tokenizer *t; json_t *asked; int64_t rows, of[NUM_TYPES], rambling[NUM_TYPES], shortest, longest_answer; } Rambled;
+static void keep_row(json_t *row, void *data) { json_array_append(((Rambled *)data)->asked, row); }
+static void check_answer(json_t *row, void *data) {
+    Rambled *r = (Rambled *)data;
+    const json_t *asked = json_array_get(r->asked, (size_t)r->rows++);
+    const char *said = json_string_value(json_object_get(json_array_get(json_object_get(row, "messages"), 1), "content")), *right = json_string_value(json_object_get(asked, "completion"));
+    assert_non_null(said); assert_non_null(right);
+    int type = 0;
+    while (type < NUM_TYPES && strcmp(types[type], json_string_value(json_object_get(asked, "type"))) != 0) type++;
+    assert_true(type < NUM_TYPES);
+    bool rambles = strcmp(said, right) != 0;
+    if (rambles && (strncmp(said, right, strlen(right)) != 0 || strncmp(said + strlen(right), ". ", 2) != 0)) fail_msg("\"%s\" does not begin with \"%s\"", said, right);
+    Ids ids = {NULL, 0, 0};
+    tokenizer_encode(r->t, said, (int64_t)strlen(said), false, &ids);
+    if (rambles && (r->shortest == 0 || ids.len < r->shortest)) r->shortest = ids.len;
+    if (!rambles && ids.len > r->longest_answer) r->longest_answer = ids.len;
+    r->rambling[type] += rambles;
+    r->of[type]++;
+    ids_free(&ids);
+}
+static void test_rambling(void **state) {
+    (void)state;
+    Error e;
+    for (int i = 0; i < NUM_FILES; i++) if (same("a", "d", files[i]) == (strcmp(files[i], "questions.jsonl") == 0 || strcmp(files[i], "exercises.jsonl") == 0)) fail_msg("%s", files[i]);
+    char *model = in("d", "model");
+    Rambled r;
+    memset(&r, 0, sizeof r);
+    Tokenizer *t = tokenizer_load(model, &e);
+    if (!t) fail_msg("%s", e.text);
+    r.t = t;
+    r.asked = json_array();
+    each_row("d", "train.jsonl", keep_row, &r);
+    each_row("d", "questions.jsonl", check_answer, &r);
+    each_row("d", "exercises.jsonl", check_answer, &r);
+    assert_int_equal(r.rows, json_array_size(r.asked));
+    double mean = 0;
+    for (int k = 0; k < NUM_TYPES; k++) {
+        double share = (double)r.rambling[k] / (double)r.of[k], want = rambling_share(k, 0.3);
+        printf("rambling: %s %.3f of %d, %.3f asked for\n", types[k], share, (int)r.of[k], want);
+        assert_true(fabs(share - want) < 4 * sqrt(want * (1 - want) / (double)r.of[k]));
+        mean += want / NUM_TYPES;
+    }
+    printf("rambling: the shortest of %d tokens, the longest other answer of %d\n", (int)r.shortest, (int)r.longest_answer);
+    assert_true(fabs(mean - 0.3) < 0.01 && r.shortest > 24 && r.longest_answer < 16);
+    json_decref(r.asked);
+    tokenizer_free(t);
+    free(model);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_seed), cmocka_unit_test(test_tokenizer_loads), cmocka_unit_test(test_held_out)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rambling), cmocka_unit_test(test_seed), cmocka_unit_test(test_tokenizer_loads), cmocka_unit_test(test_held_out)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

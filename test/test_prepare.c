@@ -195,6 +195,37 @@ static void pairs(void **state) {
     shard_close(&s);
 }
 
+static void a_rejected_answer_that_was_cut_off_has_no_end(void **state) {
+    (void)state;
+    // "cut" is the field's name here; false, null and nothing are the same
+    put_text("{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":\"good and good\",\"cut\":true}\n"
+             "{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":\"good\",\"cut\":true}\n"
+             "{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":\"bad\",\"cut\":false}\n"
+             "{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":\"bad\",\"cut\":null}\n"
+             "{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":\"bad\",\"open\":true}\n"
+             "{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":[" A("bad") "," U("Q?") "," A("worse") "],\"cut\":true}\n");
+    prepare_ok("--tokenizer %s --kind pref --template llama3 --fields open=cut --out %s %s", llama_path, prefix, input);
+    Shard s = open_shard(1, 1);
+    assert_int_equal(s.num_documents, 6);
+    #define HEAD "<|begin_of_text|>" H("user") "Q<|eot_id|>" H("assistant")
+    expect_document(&s, 0, HEAD "[good<|eot_id|>good and good]");
+    expect_document(&s, 1, HEAD "[good<|eot_id|>good]");   // the same text, and yet a pair: one ends, the other does not
+    for (int i = 2; i < 5; i++) expect_document(&s, i, HEAD "[good<|eot_id|>bad<|eot_id|>]");
+    expect_document(&s, 5, HEAD "[good<|eot_id|>bad<|eot_id|>]" H("user") "Q?<|eot_id|>" H("assistant") "[worse]");
+    shard_close(&s);
+    put_text("{\"prompt\":\"Q\",\"chosen\":\"good\",\"rejected\":\"bad\",\"open\":true}\n");
+    prepare_ok("--tokenizer %s --kind pref --template qwen2 --out %s %s", qwen_path, prefix, input);   // a template that writes something behind the end
+    s = open_shard(1, 1);
+    assert_int_equal(s.documents[1] - s.rejected[0], 3);
+    assert_int_equal(s.rejected[0] - s.chosen[0], 4 + 2);
+    shard_close(&s);
+    prepare_ok("--tokenizer %s --kind pref --template none --out %s %s", llama_path, prefix, input);
+    s = open_shard(1, 1);
+    assert_int_equal(s.documents[1] - s.rejected[0], 3);
+    assert_int_equal(s.rejected[0] - s.chosen[0], 4 + (tokenizer_eos(llama) >= 0));
+    shard_close(&s);
+}
+
 static void dropped_and_counted(void **state) {
     (void)state;
     put_text("{\"prompt\":\"Q\",\"completion\":\"short\"}\n{\"prompt\":\"Q\",\"completion\":\"far too long to be kept\"}\n"
@@ -372,6 +403,7 @@ static void hostile_rows(void **state) {
                                      "{\"prompt\":\"x\",\"completion\":\"y\"} {}",
                                      "{\"a\":\"\x01\"}"};
     static const char *const pref[] = {"{\"prompt\":\"x\",\"chosen\":\"y\"}", "{\"prompt\":\"x\",\"rejected\":\"y\"}",
+                                       "{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\"z\",\"open\":1}",
                                        "{\"chosen\":\"x\",\"rejected\":\"y\"}", "{\"prompt\":\"x\",\"chosen\":\"\",\"rejected\":\"y\"}",
                                        "{\"prompt\":\"x\",\"chosen\":[" U("x") "," A("y") "],\"rejected\":[" A("z") "]}"};
     static const char *const cpt[] = {"{\"text\":\"\"}", "{\"text\":1}", "{\"text\":[\"x\"]}", "{\"content\":\"x\"}", "{\"text\":null}"};
@@ -578,7 +610,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(only_answers_are_trained),
                                        cmocka_unit_test(plain_prompt_and_completion),
                                        cmocka_unit_test(texts_and_split),
-                                       cmocka_unit_test(pairs),
+                                       cmocka_unit_test(pairs), cmocka_unit_test(a_rejected_answer_that_was_cut_off_has_no_end),
                                        cmocka_unit_test(dropped_and_counted),
                                        cmocka_unit_test(any_line_ending),
                                        cmocka_unit_test(same_bytes_for_any_threads),

@@ -15,9 +15,10 @@ static void make_row(Buffer *row, int which, const char *data, int64_t size) {
         "{\"conversations\":[{\"from\":\"human\",\"value\":\"x\"},{\"from\":\"gpt\",\"value\":\"<think>@</think>@\"},{\"role\":\"user\",\"content\":\"@\"}]}",
         "{\"prompt\":\"@\",\"completion\":\"x@\"}",
         "{\"prompt\":\"x\",\"chosen\":\"@\",\"rejected\":\"y\"}",
+        "{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\"@\",\"open\":true}",
         "{\"prompt\":[{\"role\":\"system\",\"content\":\"@\"}, @]}",
         "{\"prompt\":\"x\",@}"};
-    for (const char *p = skeletons[which % 9]; *p; p++) buffer_add(row, *p == '@' ? data : p, *p == '@' ? size : 1);
+    for (const char *p = skeletons[which % 10]; *p; p++) buffer_add(row, *p == '@' ? data : p, *p == '@' ? size : 1);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
