@@ -491,12 +491,14 @@ static void tune_matmuls(Model *m) {
             snprintf(name, sizeof name, "%.10s %s", layers[i].name, what);
             gemm_tune(&m->gemm, &shape, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
         };
-        tune_adapter("xa", lora_shape_xa(N, layers[i].K, nR, scale));
-        tune_adapter("LoRA dx", lora_shape_dx(N, layers[i].K, nR));
-        for (int add = 0; add < 2; add++) tune_adapter(add ? "dA +=" : "dA", lora_shape_da(N, layers[i].K, nR, add));
+        if (!thin_possible(nR)) {
+            tune_adapter("xa", lora_shape_xa(N, layers[i].K, nR, scale));
+            tune_adapter("LoRA dx", lora_shape_dx(N, layers[i].K, nR));
+            for (int add = 0; add < 2; add++) tune_adapter(add ? "dA +=" : "dA", lora_shape_da(N, layers[i].K, nR, add));
+        }
         for (int k = lora_sites[i].first; k < lora_sites[i].first + lora_sites[i].n; k++) {
             const int64_t O = m->tensors[tensor_index(m, lora_targets[k])].rows;
-            if (!(m->lora.targets >> k & 1)) continue;
+            if (!(m->lora.targets >> k & 1) || thin_possible(R)) continue;
             tune_adapter("LoRA y", lora_shape_y(N, R, nR, O, ldy, layers[i].residual));
             tune_adapter("dxa", lora_shape_dxa(N, R, nR, O, ldy, scale));
             for (int add = 0; add < 2; add++) tune_adapter(add ? "dB +=" : "dB", lora_shape_db(N, R, nR, O, ldy, add));
@@ -847,57 +849,55 @@ static void vector_grad_done(Model *m, const char *name, int64_t layer, int64_t 
     if (m->grad_type == GRAD_BF16) accumulate_bf16((bf16 *)m->grads + at, vector_grad(m, name, layer), n, m->state, m->sums++, m->stream);
 }
 
+// The projections of site s of a layer that have an adapter: how many. a: the tensor of the first A, and with it of all of the site
+static int adapters_at(const Model *m, int64_t l, int s, LoraSide *side, int *a) {
+    if (m->lora.rank == 0) return 0;
+    int n = 0;
+    int64_t column = 0;   // the first projection begins at column 0 of y, the next behind it
+    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
+        const int64_t O = m->tensors[tensor_index(m, lora_targets[k])].rows;
+        if (m->lora.targets >> k & 1) {
+            const int b = m->adapters[k][1];
+            side[n] = {param_at(m, b, l), m->training ? grad_at(m, b, l) : NULL, O, column};
+            if (n++ == 0) *a = m->adapters[k][0];
+        }
+        column += O;
+    }
+    return n;
+}
 // The adapters of site s of a layer, where x (N, K) is read and y (N, ldy) made: (s x A^T) B^T into the columns of each target, zeros into those of projections
 // that have none, before the frozen matrices' product, which is to add what is returned: y then, and with no adapter here the residual. A residual, laid out
-// like y, goes with the adapter's product; only sites of one projection have one. The first projection begins at column 0 of y, the next behind it.
+// like y, goes with the adapter's product; only sites of one projection have one.
 static const real *adapters_forward(Model *m, int64_t l, int s, real *y, int64_t ldy, const real *x, const real *residual, int64_t N) {
-    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
-    if (nR == 0 || m->plain) return residual;
-    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
-        const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
-        if (m->lora.targets >> k & 1) {
-            if (done == 0) lora_a_forward(&m->gemm, m->layers[l].xa[s], x, param_at(m, m->adapters[k][0], l), (float)lora_scale(&m->lora), N, w->cols, nR, m->stream);
-            lora_b_forward(&m->gemm, y + column, ldy, m->layers[l].xa[s] + done, nR, param_at(m, m->adapters[k][1], l), residual, N, R, w->rows, m->stream);
-            done += R;
-        } else CUDA_CHECK(cudaMemset2DAsync(y + column, (size_t)ldy * sizeof(real), 0, (size_t)w->rows * sizeof(real), (size_t)N, m->stream));
-        column += w->rows;
+    LoraSide side[3];
+    int a = -1, n = adapters_at(m, l, s, side, &a);
+    if (n == 0 || m->plain) return residual;
+    int64_t end = 0;
+    for (int i = 0; i <= n; i++) {   // what lies between two targets, and behind the last
+        const int64_t begin = end, next = i < n ? side[i].column : ldy;
+        if (next > begin) CUDA_CHECK(cudaMemset2DAsync(y + begin, (size_t)ldy * sizeof(real), 0, (size_t)(next - begin) * sizeof(real), (size_t)N, m->stream));
+        if (i < n) end = side[i].column + side[i].O;
     }
+    lora_a_forward(&m->gemm, m->layers[l].xa[s], x, param_at(m, a, l), (float)lora_scale(&m->lora), N, m->tensors[a].cols, n * m->lora.rank, m->stream);
+    lora_b_forward(&m->gemm, y, ldy, m->layers[l].xa[s], side, n, residual, N, m->lora.rank, m->stream);
     return y;
 }
 
-// The same backwards, in two parts, since what an adapter at `down` has read may have to be made again in between. First dxa = s dy B of each target and
-// dx (N, K) = dxa A: true then, and the frozen matrices' product is to add to it. dx NULL: it is not asked for.
-static bool adapters_backward_input(Model *m, int64_t l, int s, real *dx, const real *dy, int64_t ldy, int64_t N) {
-    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
-    int a = -1;   // the first A, and with it all of the site
-    if (nR == 0) return false;
-    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
-        const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
-        if (m->lora.targets >> k & 1) {
-            lora_b_backward_input(&m->gemm, m->dxa + done, dy + column, ldy, param_at(m, m->adapters[k][1], l), nR, (float)lora_scale(&m->lora), N, R, w->rows, m->stream);
-            if (done == 0) a = m->adapters[k][0];
-            done += R;
-        }
-        column += w->rows;
-    }
-    if (dx) lora_a_backward_input(&m->gemm, dx, m->dxa, param_at(m, a, l), N, m->tensors[a].cols, nR, m->stream);
+// The same backwards, in two parts, since what an adapter at `down` has read may have to be made again in between. First dxa = s dy B and dB of each target and
+// dx (N, K) = dxa A: true then, and the frozen matrices' product is to add to it. dx NULL: it is not asked for. add: gradients are +=.
+static bool adapters_backward_input(Model *m, int64_t l, int s, real *dx, const real *dy, int64_t ldy, bool add, int64_t N) {
+    LoraSide side[3];
+    int a = -1, n = adapters_at(m, l, s, side, &a);
+    if (n == 0) return false;
+    lora_b_backward(&m->gemm, m->dxa, dy, ldy, m->layers[l].xa[s], side, n, (float)lora_scale(&m->lora), add, N, m->lora.rank, m->stream);
+    if (dx) lora_a_backward_input(&m->gemm, dx, m->dxa, param_at(m, a, l), N, m->tensors[a].cols, n * m->lora.rank, m->stream);
     return true;
 }
-// then dB and dA, from dy, x and dxa: = or, with add, +=
-static void adapters_backward_weight(Model *m, int64_t l, int s, const real *dy, int64_t ldy, const real *x, bool add, int64_t N) {
-    int64_t R = m->lora.rank, nR = lora_site_rank(&m->lora, s), done = 0, column = 0;
-    int a = -1;
-    if (nR == 0) return;
-    for (int k = lora_sites[s].first; k < lora_sites[s].first + lora_sites[s].n; k++) {
-        const Tensor *w = &m->tensors[tensor_index(m, lora_targets[k])];
-        if (m->lora.targets >> k & 1) {
-            lora_b_backward_weight(&m->gemm, grad_at(m, m->adapters[k][1], l), dy + column, ldy, m->layers[l].xa[s] + done, nR, add, N, R, w->rows, m->stream);
-            if (done == 0) a = m->adapters[k][0];
-            done += R;
-        }
-        column += w->rows;
-    }
-    lora_a_backward_weight(&m->gemm, grad_at(m, a, l), m->dxa, x, add, N, m->tensors[a].cols, nR, m->stream);
+// then dA, from x and dxa
+static void adapters_backward_weight(Model *m, int64_t l, int s, const real *x, bool add, int64_t N) {
+    LoraSide side[3];
+    int a = -1, n = adapters_at(m, l, s, side, &a);
+    if (n) lora_a_backward_weight(&m->gemm, grad_at(m, a, l), m->dxa, x, add, N, m->tensors[a].cols, n * m->lora.rank, m->stream);
 }
 // Is nothing trained that lies below site s of layer l? Then its input needs no gradient.
 static bool lowest(const Model *m, int64_t l, int s) {
@@ -954,14 +954,14 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     if (r & (RECOMPUTE_FFN | RECOMPUTE_BLOCK)) matmul_forward(g, y->gate_up, y->norm2, param(m, "gate", l), NULL, adapters_forward(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N), N, C, 2 * F, 2 * F, s);
 
     // the feed-forward. gate_up becomes its gradient; when act was not kept, it is made again in the place of its gradient
-    matmul_backward_input(g, dact, m->dx, param(m, "down", l), adapters_backward_input(m, l, 3, dact, m->dx, C, N), N, F, C, C, s);
+    matmul_backward_input(g, dact, m->dx, param(m, "down", l), adapters_backward_input(m, l, 3, dact, m->dx, C, add, N), N, F, C, C, s);
     swiglu_backward(y->gate_up, act_again ? dact : NULL, dact, y->gate_up, N, F, s);
     matmul_backward_weight_of(m, "down", l, m->dx, act_again ? dact : y->act, add, N, F, C, C);
-    adapters_backward_weight(m, l, 3, m->dx, C, act_again ? dact : y->act, add, N);
+    adapters_backward_weight(m, l, 3, act_again ? dact : y->act, add, N);
     if (lowest(m, l, 3)) goto done;
-    matmul_backward_input(g, m->dnorm, y->gate_up, param(m, "gate", l), adapters_backward_input(m, l, 2, m->dnorm, y->gate_up, 2 * F, N), N, C, 2 * F, 2 * F, s);
+    matmul_backward_input(g, m->dnorm, y->gate_up, param(m, "gate", l), adapters_backward_input(m, l, 2, m->dnorm, y->gate_up, 2 * F, add, N), N, C, 2 * F, 2 * F, s);
     matmul_backward_weight_of(m, "gate", l, y->gate_up, y->norm2, add, N, C, 2 * F, 2 * F);
-    adapters_backward_weight(m, l, 2, y->gate_up, 2 * F, y->norm2, add, N);
+    adapters_backward_weight(m, l, 2, y->norm2, add, N);
     if (lowest(m, l, 2)) goto done;
     rmsnorm_backward(m->dx, vector_grad(m, "norm2", l), m->partial, m->dnorm, y->x2, y->rstd2, param(m, "norm2", l), add_vector, N, C, s);
     vector_grad_done(m, "norm2", l, C);
@@ -972,16 +972,16 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
         matmul_forward(g, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), adapters_forward(m, l, 0, y->qkv, W, y->norm1, NULL, N), N, C, W, W, s);
         rope_forward(y->qkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
     }
-    matmul_backward_input(g, m->datt, m->dx, param(m, "o", l), adapters_backward_input(m, l, 1, m->datt, m->dx, C, N), N, A, C, C, s);
+    matmul_backward_input(g, m->datt, m->dx, param(m, "o", l), adapters_backward_input(m, l, 1, m->datt, m->dx, C, add, N), N, A, C, C, s);
     matmul_backward_weight_of(m, "o", l, m->dx, y->att, add, N, A, C, C);
-    adapters_backward_weight(m, l, 1, m->dx, C, y->att, add, N);
+    adapters_backward_weight(m, l, 1, y->att, add, N);
     if (lowest(m, l, 1)) goto done;
     attention_backward(m->dqkv, m->dsum, m->datt, y->att, y->lse, y->qkv, m->scratch, m->scratch_bytes, &m->plan, NH, NKV, HD, s);
     rope_backward(m->dqkv, m->rope_table, m->positions, N, NH, NKV, HD, s);
-    if (lowest(m, l, 0)) adapters_backward_input(m, l, 0, NULL, m->dqkv, W, N);
-    else matmul_backward_input(g, m->dnorm, m->dqkv, param(m, "q", l), adapters_backward_input(m, l, 0, m->dnorm, m->dqkv, W, N), N, C, W, W, s);
+    if (lowest(m, l, 0)) adapters_backward_input(m, l, 0, NULL, m->dqkv, W, add, N);
+    else matmul_backward_input(g, m->dnorm, m->dqkv, param(m, "q", l), adapters_backward_input(m, l, 0, m->dnorm, m->dqkv, W, add, N), N, C, W, W, s);
     matmul_backward_weight_of(m, "q", l, m->dqkv, y->norm1, add, N, C, W, W);
-    adapters_backward_weight(m, l, 0, m->dqkv, W, y->norm1, add, N);
+    adapters_backward_weight(m, l, 0, y->norm1, add, N);
     if (lowest(m, l, 0)) goto done;
     if (c->qkv_bias && !m->lora.rank) {
         bias_backward(vector_grad(m, "q_bias", l), m->partial, m->dqkv, add_vector, N, W, s);

@@ -88,7 +88,7 @@ static bool profiler_open(Profiler *p) {
     return p->enable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) == CUPTI_SUCCESS && p->enable(CUPTI_ACTIVITY_KIND_MEMCPY) == CUPTI_SUCCESS && p->enable(CUPTI_ACTIVITY_KIND_MEMSET) == CUPTI_SUCCESS;
 }
 static std::string kernel_class(const std::string &name) {
-    static const char *const ours[] = {"attention_forward", "attention_backward", "rmsnorm", "rope", "swiglu", "embedding", "cross_entropy", "adamw", "norm", "gather", "scatter", "bias", "accumulate", "loss"};
+    static const char *const ours[] = {"attention_forward", "attention_backward", "rmsnorm", "rope", "swiglu", "embedding", "cross_entropy", "adamw", "norm", "gather", "scatter", "bias", "accumulate", "loss", "thin_pass", "thin_finish", "thin_expand", "sum_of_squares", "clip"};
     std::string lower = name;
     for (char &c : lower) c = (char)tolower(c);
     if (lower.find("gemm") != std::string::npos || lower.find("nvjet") != std::string::npos || lower.find("cublas") != std::string::npos || lower.find("cutlass") != std::string::npos || lower.find("splitk") != std::string::npos) return "GEMM";

@@ -1,17 +1,19 @@
 // lora.cuh: the thin matrix products of LoRA's adapters (Hu et al. 2021): y (N, O) = x W^T + s (x A^T) B^T, A (R, K), B (O, R), R some tens.
 //
 // Nothing here costs arithmetic (6 R (K + O) a token, against 4 K O of the frozen matrix): all of it is bound by bytes, those of y, dy, x and dx. So:
-// - Projections that read the same x have their A side by side: one product gives the xa = s x A^T of all n of them, (N, n*R), and x is read once for it.
-//   s is the product's own factor, there and in dxa = s dy B: nothing else has to know it, dB = dy^T xa and dA = dxa^T x.
+// - Projections that read the same x, a site, have their A side by side: one product gives the xa = s x A^T of all n of them, (N, n*R), and x is read once
+//   for it. s is the product's own factor, there and in dxa = s dy B: nothing else has to know it, dB = dy^T xa and dA = dxa^T x.
 // - xa B^T is written into y, and dxa A into dx, BEFORE the frozen matrix's product, which adds it as its C operand. Added behind it, y would be
 //   read once more by a kernel that only waits for memory; the large GEMM reads it under its arithmetic. What is rounded in between is the small term.
 // - Where y is added to a residual, that is this product's C operand, and the sum the large one's.
-// What is left, a layer and token, in numbers: x read twice (xa, dA), dy read twice (dxa, dB), y and dx written; that is, of Llama-3-8B with all
-// seven targets, about 0.4 ms for 4,096 tokens at an H200's 4.2 TB/s, beside some 6 ms of everything else.
+// - Up to 48 columns side by side are the business of kernels of our own (lora_thin.cuh), which read dy once for both dxa and dB; more, and fp32, of cuBLASLt.
+// What is left, a layer and token, in numbers: x read twice (xa, dA), dy once, y and dx written and read; that is, of Llama-3-8B with all
+// seven targets, about 0.35 ms for 4,096 tokens at an H200's 4.2 TB/s, beside some 6 ms of everything else.
 // Gradients are fp32 sums. All operands begin at multiples of 16 bytes, since R is a multiple of 8.
 #ifndef FINDAP_KERNELS_LORA_CUH
 #define FINDAP_KERNELS_LORA_CUH
-#include "matmul.cuh"   // defines: Gemm, GemmShape, gemm_shape, gemm_run
+#include "matmul.cuh"      // defines: Gemm, GemmShape, gemm_shape, gemm_run
+#include "lora_thin.cuh"   // defines: LoraSide, thin_possible, thin_a_*, thin_b_*
 
 // xa and dxa (N, R) have rows nR apart, y and dy (N, O) rows ldy apart; x and dx are (N, K), a is (nR, K), b (O, R)
 static inline GemmShape lora_shape(GemmShape s, float scale) { s.inside = true; s.scale = scale; return s; }
@@ -24,26 +26,30 @@ static inline GemmShape lora_shape_da(int64_t N, int64_t K, int64_t nR, bool add
 
 // xa (N, nR) = scale x a^T, kept for the backward pass
 static inline void lora_a_forward(Gemm *g, real *xa, const real *x, const real *a, float scale, int64_t N, int64_t K, int64_t nR, cudaStream_t stream) {
-    gemm_run(g, lora_shape_xa(N, K, nR, scale), a, x, NULL, xa, NULL, stream);
+    if (thin_possible(nR)) thin_a_forward(g->workspace, g->workspace_bytes, xa, x, a, scale, N, K, nR, stream);
+    else gemm_run(g, lora_shape_xa(N, K, nR, scale), a, x, NULL, xa, NULL, stream);
 }
-// y = xa b^T [+ residual, laid out like y]
-static inline void lora_b_forward(Gemm *g, real *y, int64_t ldy, const real *xa, int64_t nR, const real *b, const real *residual, int64_t N, int64_t R, int64_t O, cudaStream_t stream) {
-    gemm_run(g, lora_shape_y(N, R, nR, O, ldy, residual != NULL), b, xa, residual, y, NULL, stream);
+// y = xa b^T [+ residual, laid out like y], of the columns of n sides
+static inline void lora_b_forward(Gemm *g, real *y, int64_t ldy, const real *xa, const LoraSide *side, int n, const real *residual, int64_t N, int64_t R, cudaStream_t stream) {
+    if (thin_possible(R)) thin_b_forward(y, ldy, xa, side, n, residual, N, R, stream);
+    else for (int i = 0; i < n; i++) gemm_run(g, lora_shape_y(N, R, n * R, side[i].O, ldy, residual != NULL), side[i].b, xa + i * R, residual, y + side[i].column, NULL, stream);
 }
-// dxa = scale dy b
-static inline void lora_b_backward_input(Gemm *g, real *dxa, const real *dy, int64_t ldy, const real *b, int64_t nR, float scale, int64_t N, int64_t R, int64_t O, cudaStream_t stream) {
-    gemm_run(g, lora_shape_dxa(N, R, nR, O, ldy, scale), b, dy, NULL, dxa, NULL, stream);
+// dxa (N, n*R) = scale dy b, and db (O, R) fp32 = or += dy^T xa
+static inline void lora_b_backward(Gemm *g, real *dxa, const real *dy, int64_t ldy, const real *xa, const LoraSide *side, int n, float scale, bool add, int64_t N, int64_t R, cudaStream_t stream) {
+    if (thin_possible(R)) thin_b_backward(g->workspace, g->workspace_bytes, dxa, dy, ldy, xa, side, n, scale, add, N, R, stream);
+    else for (int i = 0; i < n; i++) {
+        gemm_run(g, lora_shape_dxa(N, R, n * R, side[i].O, ldy, scale), side[i].b, dy + side[i].column, NULL, dxa + i * R, NULL, stream);
+        gemm_run(g, lora_shape_db(N, R, n * R, side[i].O, ldy, add), xa + i * R, dy + side[i].column, side[i].db, side[i].db, NULL, stream);
+    }
 }
-// db (O, R) fp32 = or += dy^T xa
-static inline void lora_b_backward_weight(Gemm *g, float *db, const real *dy, int64_t ldy, const real *xa, int64_t nR, bool add, int64_t N, int64_t R, int64_t O, cudaStream_t stream) {
-    gemm_run(g, lora_shape_db(N, R, nR, O, ldy, add), xa, dy, db, db, NULL, stream);
-}
-// dx = dxa a
+// dx (N, K) = dxa a
 static inline void lora_a_backward_input(Gemm *g, real *dx, const real *dxa, const real *a, int64_t N, int64_t K, int64_t nR, cudaStream_t stream) {
-    gemm_run(g, lora_shape_dx(N, K, nR), a, dxa, NULL, dx, NULL, stream);
+    if (thin_possible(nR)) thin_a_backward_input(dx, dxa, a, N, K, nR, stream);
+    else gemm_run(g, lora_shape_dx(N, K, nR), a, dxa, NULL, dx, NULL, stream);
 }
 // da (nR, K) fp32 = or += dxa^T x
 static inline void lora_a_backward_weight(Gemm *g, float *da, const real *dxa, const real *x, bool add, int64_t N, int64_t K, int64_t nR, cudaStream_t stream) {
-    gemm_run(g, lora_shape_da(N, K, nR, add), x, dxa, da, da, NULL, stream);
+    if (thin_possible(nR)) thin_a_backward_weight(g->workspace, g->workspace_bytes, da, dxa, x, add, N, K, nR, stream);
+    else gemm_run(g, lora_shape_da(N, K, nR, add), x, dxa, da, da, NULL, stream);
 }
 #endif
