@@ -10,7 +10,8 @@
 // the loss and its derivative (findap/preference.h), the head again with the derivative, the backward pass. A pair's derivative depends on that
 // pair alone and on counts known beforehand, so micro-batches and ranks change no result.
 //
-// Iterated alignment is one run after another: --model the last OUT, new pairs sampled from it; the reference is then that model too.
+// Iterated alignment is one run after another: --model the last OUT, new pairs sampled from it; the reference is then that model too, and with
+// --optimizer that run's moments are kept.
 //
 // Compiled as C over the CPU reference (dpo_cpu), or by nvcc over the GPU twin (dpo).
 #define FINDAP_LIBRARY         // the model, without its main()
@@ -23,8 +24,8 @@
 #include "findap/pairs.h"      // defines: Pairs, pairs_open, pairs_lay
 #include "findap/preference.h" // defines: Preference, preference_loss, preference_stats
 
-// What rounding may do to one log-prob p in a pass: this times (1 + |log p|); see logp_rounding. Reference and policy meet a pair in other company, so in rows
-// of other lengths and at other places.
+// How far a token's log-prob in one pass lies from that in another over the same weights, in nats, root mean square (logp_rounding). Reference and policy meet a pair in
+// other company, so in rows of other lengths and at other places.
 //
 // CPU: every sum is made in the same order all the same, the difference is 0; a few units in the last place for a compiler that orders them by shape.
 //
@@ -32,14 +33,14 @@
 // layers another rounding of everything: the passes differ as two that round independently. Rounding to bf16 moves a number by 2^-9.3 of itself (rms).
 // The residual stream is rounded twice a layer, what is added to it about as often: 128 times in 32 layers, 2^-9.3 sqrt(128) = 2^-5.8 of the last hidden
 // state, and as much of the logits' spread, of some 4: 0.07. A logit of 16 is rounded once more when it is stored: 0.025. Together 0.075 in each pass,
-// 0.105 between two; on a token of p = 1/e, whose log-prob feels 1-p of it, 0.07. Six of that are 0.4 = 2 r (1 + 1): r = 0.1, here 2^-3. For an answer of 250 such
-// tokens that allows 8 nats; another template or prompt moves it by tens. In fp32 numbers have 16 bits more, but sums, then as long as before, lose
-// a few of them again: 2^-16.
+// 0.105 between two; on a token whose log-prob feels all of it, that is 2^-3. An answer of 250 such tokens may then be off by 12 nats (six
+// deviations); another template or prompt moves it by tens. Measured (dev/LOG.md): 0.043 on random weights of Llama-3-8B's shape, 0.006 on a trained model of
+// eight layers. In fp32 numbers have 16 bits more, but sums, then as long as before, lose a few of them again: 2^-17; measured 2^-19.
 #ifndef FINDAP_LOGP_ROUNDING
 #if defined(__CUDACC__) && !defined(FINDAP_FP32)
 #define FINDAP_LOGP_ROUNDING 0x1p-3
 #elif defined(__CUDACC__)
-#define FINDAP_LOGP_ROUNDING 0x1p-16
+#define FINDAP_LOGP_ROUNDING 0x1p-17
 #else
 #define FINDAP_LOGP_ROUNDING 0x1p-20
 #endif
@@ -47,7 +48,7 @@
 
 typedef struct {
     Preference loss;
-    const char *preset, *loss_name, *nll_name, *ref;
+    const char *preset, *loss_name, *nll_name, *ref, *optimizer;
     int64_t step_pairs, dev_pairs;
     StringList words;          // --pairs
     ScheduleKind schedule;
@@ -94,6 +95,7 @@ FN int dpo_flags(TrainOptions *o, DpoOptions *d, Flag *flags) {
         {"--alpha", FLAG_DOUBLE, &d->loss.alpha, "X", "weight of the chosen answer's negative log-likelihood", 0, 1e6, false},
         {"--nll", FLAG_STRING, &d->nll_name, "NAME", "its mean: batch (tokens of --nll-batch pairs, as TRL 0.12), token (of the step), sequence", 0, 0, false},
         {"--nll-batch", FLAG_INT, &d->loss.nll_batch, "N", "--nll batch: pairs of a group, TRL's per_device_train_batch_size", 1, 1 << 20, false},
+        {"--optimizer", FLAG_STRING, &d->optimizer, "DIR", "AdamW's moments go on from the last checkpoint in DIR, an earlier run's --out; else they start at zero", 0, 0, false},
         {"--step-pairs", FLAG_INT, &d->step_pairs, "N", "pairs of a step", 1, 1 << 20, false},
         {"--dev-pairs", FLAG_INT, &d->dev_pairs, "N", "pairs held out for evaluation, by prompt", 0, 1e12, false},
     };
@@ -451,15 +453,19 @@ FN bool dpo_check_first(Dpo *d, const PreferenceStats *s, Error *e) {
         log_say(&d->train.log, "first step: --ref are other weights than --model, so that its loss (%.9f) is not known beforehand: not checked\n", s->preference);
         return true;
     }
+    double squares = 0, tokens = 0, furthest = 0;
     for (int64_t i = 0; i < 2 * s->pairs; i++) {   // each answer by itself too: what moves both of a pair alike does not show in the loss
         const PairLogp *y = &d->batch[i / 2];
-        double off = fabs(y->logp[i % 2] - y->ref[i % 2]), most = logp_rounding(FINDAP_LOGP_ROUNDING, y->tokens[i % 2], y->logp[i % 2]);
+        double off = fabs(y->logp[i % 2] - y->ref[i % 2]), most = logp_rounding(FINDAP_LOGP_ROUNDING, y->tokens[i % 2]);
+        squares += off * off;
+        tokens += (double)y->tokens[i % 2];
+        if (off / most > furthest) furthest = off / most;
         if (off <= most && fabs(s->preference - want) <= s->rounding) continue;
         return fail(e, "the first step's %s loss is %.9f, expected %.9f within %.2g; the log-prob of an answer of pair %" PRId64 " is %.9g, by the reference %.9g: the same weights do not agree about these answers ---> remove "
                        "%s/checkpoints/reference.safetensors and start again; if that does not help it is a bug", loss_names[d->options->loss.kind], s->preference, want, s->rounding, d->which[i / 2], y->logp[i % 2], y->ref[i % 2], d->train.options->out);
     }
-    log_say(&d->train.log, "first step: %s loss %.9f, expected %.9f (%s), off by %.1e, rounding allows %.1e\n", loss_names[d->options->loss.kind], s->preference, want, fabs(want - log(2.0)) < 1e-12 ? "ln 2" : "that of margin 0",
-            fabs(s->preference - want), s->rounding);
+    log_say(&d->train.log, "first step: %s loss %.9f, expected %.9f (%s), off by %.1e, rounding allows %.1e; log-probs by %.1e nats a token (root mean square, %.1e expected at most), of an answer by at most %.1f %% of what it allows\n", loss_names[d->options->loss.kind], s->preference, want, fabs(want - log(2.0)) < 1e-12 ? "ln 2" : "that of margin 0",
+            fabs(s->preference - want), s->rounding, sqrt(squares / tokens), FINDAP_LOGP_ROUNDING, 100 * furthest);
     return true;
 }
 
@@ -607,6 +613,17 @@ FN bool dpo_hashes(Dpo *d, Error *e) {
     return ok;
 }
 
+// --optimizer, before anything is computed: is there one, and not in the directory that this run is about to fill?
+FN bool dpo_optimizer_check(Dpo *d, Error *e) {
+    const char *from = d->options->optimizer, *out = d->train.options->out;
+    struct stat a, b;
+    int64_t n = 0;
+    if (!from) return true;
+    if (stat(from, &a) == 0 && stat(out, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino) return fail(e, "--optimizer is --out, %s ---> to go on with a run give --resume; for new pairs another --out", out);
+    free(checkpoint_list(from, false, &n));
+    return n > 0 ? true : fail(e, "--optimizer %s: has no checkpoints/step_* ---> give the --out of an earlier run that still has its last checkpoint", from);
+}
+
 FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bool seq_len_given, int argc, char **argv, Error *e) {
     Config config;
     Dpo d;
@@ -622,7 +639,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     if (!o->quiet) dpo_print_plan(&d);
     if (o->dry_run) { result = 0; goto end; }
     if (first) train_check_tokenizer(o->model, &d.pairs.shards[0]);
-    if (!comm_agree(c, !first || train_out_check(o, e), e, "looking at --out") || !dpo_hashes(&d, e)) goto end;
+    if (!comm_agree(c, !first || (train_out_check(o, e) && dpo_optimizer_check(&d, e)), e, "looking at --out") || !dpo_hashes(&d, e)) goto end;
     dpo_identity(&d, by_epochs);
     if (!train_same(t, e)) goto end;
     dpo_make_room(&d);
@@ -631,6 +648,10 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     t->model = model_create(&config, o->micro_rows, o->seq_len, true, &o->memory);
     if (!comm_agree(c, train_weights(t, e), e, "making the model")) goto end;
     if (!comm_agree(c, !first || train_out_directory(o, &t->log, e), e, "making --out") || !comm_agree(c, train_resume(t, &found, e), e, "resuming")) goto end;
+    if (!found && options->optimizer) {
+        if (!checkpoint_load_moments(options->optimizer, t->model, &t->progress.adam_t, e)) goto end;
+        log_say(&t->log, "optimizer: moments of %" PRId64 " updates from %s\n", t->progress.adam_t, options->optimizer);
+    }
     if (found && (t->progress.step > t->steps || t->progress.epoch < 0 || t->progress.row < 0 || t->progress.row > d.pairs.num_train)) { fail(e, "%s: the checkpoint's cursor is beyond the pairs", o->out); goto end; }
     if (found) log_say(&t->log, "resumed after step %" PRId64 ": epoch %" PRId64 ", pair %" PRId64 "\n", t->progress.step, t->progress.epoch, t->progress.row);
     train_started(t, found, argc, argv);

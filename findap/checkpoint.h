@@ -977,8 +977,8 @@ FN bool state_check_cover(const Model *m, const char *directory, const StateFile
     return ok;
 }
 
-// Reads what this rank owns into the model, from those files only that have it.
-FN bool state_read_owned(Model *m, const char *directory, const StateFile *files, int num_files, const StateSlice *s, int64_t n, Error *e) {
+// Reads what this rank owns into the model, from those files only that have it: kinds from `first_kind` on.
+FN bool state_read_owned(Model *m, const char *directory, const StateFile *files, int num_files, const StateSlice *s, int64_t n, int first_kind, Error *e) {
     enum { MOST_OPEN = 256 };
     int64_t num_owned, at = 0;
     StateSlice *owned = state_slices(m, true, &num_owned);
@@ -987,6 +987,7 @@ FN bool state_read_owned(Model *m, const char *directory, const StateFile *files
     bool ok = true;
     for (int64_t i = 0; i < num_owned && ok; i++) {
         const StateSlice *o = &owned[i];
+        if (o->kind < first_kind) continue;
         while (at < n && (s[at].kind != o->kind || s[at].tensor != o->tensor || s[at].layer != o->layer)) at++;
         for (; at < n && s[at].kind == o->kind && s[at].tensor == o->tensor && s[at].layer == o->layer && ok; at++) {
             int64_t begin = s[at].begin > o->begin ? s[at].begin : o->begin, end = s[at].end < o->end ? s[at].end : o->end;
@@ -1027,14 +1028,14 @@ FN bool state_read_owned(Model *m, const char *directory, const StateFile *files
 }
 
 // Collective. The files' hashes and headers are spread over the ranks, every file is looked at by one of them, and all get the table of
-// slices; then each reads the numbers it owns.
-FN bool checkpoint_load_state(Model *m, const char *directory, const StateFile *files, int num_files, Error *e) {
+// slices; then each reads the numbers it owns, of the kinds from `first_kind` on.
+FN bool checkpoint_load_state(Model *m, const char *directory, const StateFile *files, int num_files, int first_kind, Error *e) {
     Comm *c = model_comm(m);
     StateSlice *slices = NULL;
     int64_t n = 0;
     bool ok = comm_agree(c, state_read_tables(m, directory, files, num_files, &slices, &n, e), e, "the checkpoint's hashes");
     ok = ok && state_gather(c, &slices, &n, e) && state_check_cover(m, directory, files, slices, n, e);   // the same on all
-    if (ok) ok = comm_agree(c, state_read_owned(m, directory, files, num_files, slices, n, e), e, "reading the checkpoint");
+    if (ok) ok = comm_agree(c, state_read_owned(m, directory, files, num_files, slices, n, first_kind, e), e, "reading the checkpoint");
     free(slices);
     if (ok) model_share(m);
     return ok;
@@ -1056,7 +1057,7 @@ FN CheckpointResult checkpoint_load(const char *out, int64_t step, Model *m, Pro
     if (differs) ok = fail(e, "%s: belongs to another run: %s ---> give the same flags, recipe, model and data, or another --out", directory, difference);
     ok = ok && progress_from_json(json_object_get(j, "progress"), manifest, &loaded, e);
     if (comm_max_i64(c, differs, "whose checkpoint is it?") != 0) result = CHECKPOINT_OTHER;
-    ok = comm_agree(c, ok, e, "a checkpoint's manifest") && checkpoint_load_state(m, directory, files, num_files, e);
+    ok = comm_agree(c, ok, e, "a checkpoint's manifest") && checkpoint_load_state(m, directory, files, num_files, 0, e);
     if (ok) { free(p->dev); *p = loaded; result = CHECKPOINT_LOADED; }
     else free(loaded.dev);
     json_decref(j);
@@ -1064,15 +1065,21 @@ FN CheckpointResult checkpoint_load(const char *out, int64_t step, Model *m, Pro
     return result;
 }
 
+// The steps of the checkpoints in OUT, the newest first, on every rank: collective. remove_unfinished: OUT is this run's own.
+FN int64_t *checkpoint_steps(Comm *c, const char *out, bool remove_unfinished, int64_t *n) {
+    int64_t *steps = c->rank == 0 ? checkpoint_list(out, remove_unfinished, n) : NULL;
+    comm_agree(c, true, NULL, "the list of checkpoints");   // removing what is unfinished may take long
+    comm_broadcast(c, n, (int64_t)sizeof *n, 0, "the list of checkpoints");
+    if (c->rank != 0) steps = (int64_t *)xcalloc(*n, sizeof(int64_t));
+    if (*n) comm_broadcast(c, steps, *n * (int64_t)sizeof(int64_t), 0, "the list of checkpoints");
+    return steps;
+}
+
 // Loads the newest good checkpoint of OUT; warns about damaged ones. Collective. False with an error when there are some and none will
 // do; *found false (and true) when there is none at all.
 FN bool checkpoint_resume(const char *out, Model *m, Progress *p, const json_t *identity, bool *found, Error *e) {
     Comm *c = model_comm(m);
-    int64_t n = 0, *steps = c->rank == 0 ? checkpoint_list(out, true, &n) : NULL;
-    comm_agree(c, true, NULL, "the list of checkpoints");   // removing what is unfinished may take long
-    comm_broadcast(c, &n, (int64_t)sizeof n, 0, "the list of checkpoints");
-    if (c->rank != 0) steps = (int64_t *)xcalloc(n, sizeof(int64_t));
-    if (n) comm_broadcast(c, steps, n * (int64_t)sizeof(int64_t), 0, "the list of checkpoints");
+    int64_t n = 0, *steps = checkpoint_steps(c, out, true, &n);
     *found = false;
     bool ok = true;
     for (int64_t i = 0; i < n; i++) {
@@ -1084,6 +1091,26 @@ FN bool checkpoint_resume(const char *out, Model *m, Progress *p, const json_t *
     }
     if (ok && n > 0 && !*found) ok = fail(e, "%s/checkpoints: none of the %" PRId64 " checkpoints is whole ---> start again with --overwrite", out, n);
     free(steps);
+    return ok;
+}
+
+// The optimizer's moments of the newest checkpoint of another run's OUT, of a model with the same tensors, into m; adam_t: the updates they have seen. The
+// weights stay what they are. Collective. A damaged checkpoint is an error: an older one would be another optimizer.
+FN bool checkpoint_load_moments(const char *out, Model *m, int64_t *adam_t, Error *e) {
+    Comm *c = model_comm(m);
+    int64_t n = 0, *steps = checkpoint_steps(c, out, false, &n);
+    if (n == 0) { free(steps); return fail(e, "%s/checkpoints: there is no checkpoint to take the optimizer from ---> give the --out of an earlier run that still has its last one", out); }
+    char *directory = checkpoint_path(out, steps[0], ""), *manifest = path_join(directory, "manifest.json");
+    int num_files = 0;
+    Progress p;
+    memset(&p, 0, sizeof p);
+    json_t *j = manifest_read(c, manifest, e);
+    StateFile *files = j ? manifest_files(j, manifest, &num_files, e) : NULL;
+    bool ok = comm_agree(c, files && progress_from_json(json_object_get(j, "progress"), manifest, &p, e), e, "a checkpoint's manifest") &&
+              checkpoint_load_state(m, directory, files, num_files, 1, e);
+    if (ok) *adam_t = p.adam_t;
+    free(p.dev); free(steps); free(files); free(manifest); free(directory);
+    json_decref(j);
     return ok;
 }
 

@@ -70,19 +70,23 @@ FN PairLoss preference_loss(const Preference *p, const PairLogp *y) {   // witho
     return l;
 }
 
-// How far an answer's log-prob may lie from that of another pass over the same weights, when rounding moves a token's by `rounding` times (1 + |log p|)
-// in each of the two. The tokens' errors are independent, hence the root: their sum is that of one token times the root of their number.
-FN double logp_rounding(double rounding, int64_t tokens, double logp) { return 2 * rounding * sqrt((double)tokens) * (1 + fabs(logp) / (double)tokens); }
+// How far an answer's log-prob may lie from that of another pass over the same weights, in nats: six standard deviations, when a token's lies `rounding`
+// (root mean square) from what it was. The tokens' errors are independent, hence the root of their number.
+FN double logp_rounding(double rounding, int64_t tokens) { return 6 * rounding * sqrt((double)tokens); }
 
-// How far rounding may move this loss away from that of margin 0 when policy and reference are the same weights: both answers in the worst direction.
-FN double preference_rounding(const Preference *p, const PairLogp *y, double rounding) {
-    double h = 0, slope, at_zero = preference_of_margin(p, 0, &slope), most = 0;
-    for (int s = CHOSEN; s <= REJECTED; s++) h += logp_rounding(rounding, y->tokens[s], y->logp[s]) / (loss_uses_lengths(p->kind) ? (double)y->tokens[s] : 1);
-    for (int side = -1; side <= 1; side += 2) {
-        double d = fabs(preference_of_margin(p, side * h, &slope) - at_zero);
-        if (d > most) most = d;
+// How far rounding may move a pair's loss away from that of margin 0 when policy and reference are the same weights. most: what six standard deviations of the
+// margin do, in the worse direction. mean: what is expected on average, where the loss is curved: half of what one deviation to each side adds.
+typedef struct { double most, mean; } PreferenceRounding;
+FN PreferenceRounding preference_rounding(const Preference *p, const PairLogp *y, double rounding) {
+    double h = 0, slope, at_zero = preference_of_margin(p, 0, &slope);
+    for (int s = CHOSEN; s <= REJECTED; s++) {
+        double by = loss_uses_lengths(p->kind) ? 1 / (double)y->tokens[s] : 1, one = by * logp_rounding(rounding, y->tokens[s]);
+        h += one * one;
     }
-    return most;
+    h = sqrt(h);
+    double up = fabs(preference_of_margin(p, h, &slope) - at_zero), down = fabs(preference_of_margin(p, -h, &slope) - at_zero);
+    PreferenceRounding r = {up > down ? up : down, 0.5 * (preference_of_margin(p, h / 6, &slope) + preference_of_margin(p, -h / 6, &slope)) - at_zero};
+    return r;
 }
 
 // weight (n): pair k's share of a step's NLL term is -weight[k] * log p(chosen), so that the term is the mean ...
@@ -100,7 +104,7 @@ FN void nll_weights(const Preference *p, const PairLogp *y, int64_t n, double *w
     }
 }
 
-// Means over n pairs. loss = preference + alpha nll. kl: of log p - log p_ref over both answers, in nats an answer; it estimates KL(policy | reference)
+// Means over n pairs; rounding: how far the preference loss may lie from margin 0's. loss = preference + alpha nll. kl: of log p - log p_ref over both answers, in nats an answer; it estimates KL(policy | reference)
 // as long as the answers are samples of the policy, later it only says how far these answers have moved.
 typedef struct { double loss, preference, nll, reward[2], logp[2], accuracy, kl, rounding; int64_t pairs; } PreferenceStats;
 
@@ -108,19 +112,22 @@ FN PreferenceStats preference_stats(const Preference *p, const PairLogp *y, cons
     PreferenceStats s;
     memset(&s, 0, sizeof s);
     s.pairs = n;
-    double each = 1 / (double)n;
+    double each = 1 / (double)n, squares = 0;
     for (int64_t k = 0; k < n; k++) {
+        PreferenceRounding r = preference_rounding(p, &y[k], rounding);
         PairLoss l = preference_loss(p, &y[k]);
         s.preference += each * l.loss;
         s.nll -= weight[k] * y[k].logp[CHOSEN];
         s.accuracy += each * (l.reward[CHOSEN] > l.reward[REJECTED]);   // equal is not better
-        s.rounding += each * preference_rounding(p, &y[k], rounding);
+        s.rounding += each * fabs(r.mean);
+        squares += r.most * r.most;
         for (int i = CHOSEN; i <= REJECTED; i++) {
             s.reward[i] += each * l.reward[i];
             s.logp[i] += each * y[k].logp[i];
             s.kl += each / 2 * (y[k].logp[i] - y[k].ref[i]);
         }
     }
+    s.rounding += each * sqrt(squares);   // pairs are independent too
     s.loss = s.preference + p->alpha * s.nll;
     return s;
 }

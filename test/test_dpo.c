@@ -47,11 +47,15 @@ static void golden_numbers(void **state) {
         nll_weights(&p, &same, 1, &weight);
         PreferenceStats s = preference_stats(&p, &same, &weight, 1, 1e-6);
         assert_true(fabs(s.loss - 0.693147180559945) < 1e-14 && s.accuracy == 0 && s.rounding > 0);
-        // the bound is an honest one: a rounding of every sum by its share stays inside it, twice as much does not
-        PairLogp off = same;
-        off.logp[CHOSEN] -= 2e-6 * sqrt(10.0) * (1 + 1.3); off.logp[REJECTED] += 2e-6 * sqrt(12.0) * (1 + 14.75 / 12);
-        double moved = preference_loss(&p, &off).loss - s.preference;
-        assert_true(fabs(moved) <= s.rounding * (1 + 1e-6) && fabs(moved) > 0.9 * s.rounding);
+        // the bound is that of six deviations of the margin, and pairs that err independently tighten it
+        const double h = 6e-6 * sqrt(10.0 + 12.0);
+        PairLogp off = same, many[100];
+        off.logp[CHOSEN] -= 0.25 * h; off.logp[REJECTED] += 0.75 * h;
+        double moved = preference_loss(&p, &off).loss - s.preference, weights[100];
+        assert_true(fabs(moved) <= s.rounding * (1 + 1e-6) && fabs(moved) > 0.99 * s.rounding);
+        for (int i = 0; i < 100; i++) many[i] = same;
+        nll_weights(&p, many, 100, weights);
+        assert_true(fabs(preference_stats(&p, many, weights, 100, 1e-6).rounding / s.rounding - 0.1) < 0.01);
     }
 }
 
@@ -632,6 +636,28 @@ static void lora_aligns_merges_resumes_and_goes_on(void **state) {
     assert_true(worst < 1e-5);
 }
 
+// iterated alignment: with the earlier run's moments two runs are the one they are parts of, without them they are not
+static void another_run_keeps_the_optimizer(void **state) {
+    (void)state;
+    #define ITERATED "--pairs @pairs --seq-len 64 --step-pairs 20 --lr 1e-2 --schedule constant --warmup 0 --save-dtype float32 --ref test/data/llama3 "
+    make_random_shard(in("pairs"), 20, 12, 10, 3);   // every step takes all pairs
+    run_dpo(0, "--model test/data/llama3 " ITERATED "--steps 4 --out @opt_four");
+    run_dpo(0, "--model test/data/llama3 " ITERATED "--steps 2 --out @opt_first");
+    run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_kept");
+    assert_non_null(strstr(output, "optimizer: moments of 2 updates from "));
+    run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --out @opt_fresh");
+    double want = logged("opt_four", "step", 3, "loss_nats_per_pair"), kept = logged("opt_kept", "step", 1, "loss_nats_per_pair"), fresh = logged("opt_fresh", "step", 1, "loss_nats_per_pair");
+    printf("fourth step's loss: one run %.9f, two that keep the optimizer %.9f, two that do not %.9f\n", want, kept, fresh);
+    assert_true(fabs(kept - want) < 1e-6 && fabs(fresh - want) > 1e-4);
+    // stopped and resumed, the moments are the checkpoint's
+    run_dpo(EXIT_STOPPED, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_parts --stop-after-steps 1");
+    run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_parts --resume");
+    assert_true(same_file("opt_parts/model.safetensors", "opt_kept/model.safetensors"));
+    expect("--model @opt_first " ITERATED "--steps 2 --optimizer @nowhere --out @opt_x", "has no checkpoints/step_*");
+    expect("--model test/data/llama3 " ITERATED "--steps 2 --optimizer @opt_first --out @opt_first --overwrite", "--optimizer is --out");
+    expect("--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --lora-rank 4 --merge --out @opt_x", "is not a tensor of this model");
+}
+
 // writes the file again with numbers added to all chosen and all rejected values and the hashes right: what only the first step can see
 static void tamper(const char *out, double chosen, double rejected) {
     char name[128];
@@ -795,7 +821,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_numbers), cmocka_unit_test(every_loss_and_its_gradient_match_trl), cmocka_unit_test(gradients_match_four_separate_sequences_in_transformers),
         cmocka_unit_test(shared_prompts_equal_the_sequences_run_apart), cmocka_unit_test(a_step_holds_its_pairs_and_little_else), cmocka_unit_test(first_step_is_ln_2_and_pairs_are_learned),
-        cmocka_unit_test(micro_batches_change_nothing), cmocka_unit_test(a_resumed_run_has_the_same_bits), cmocka_unit_test(lora_aligns_merges_resumes_and_goes_on), cmocka_unit_test(the_reference_is_kept_checked_and_refused), cmocka_unit_test(bad_input_is_one_line),
+        cmocka_unit_test(micro_batches_change_nothing), cmocka_unit_test(a_resumed_run_has_the_same_bits), cmocka_unit_test(lora_aligns_merges_resumes_and_goes_on), cmocka_unit_test(another_run_keeps_the_optimizer),
+        cmocka_unit_test(the_reference_is_kept_checked_and_refused), cmocka_unit_test(bad_input_is_one_line),
         cmocka_unit_test(ranks_change_nothing),
         cmocka_unit_test(a_signal_stops_with_a_checkpoint),
     };
