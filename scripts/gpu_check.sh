@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make gpu-check: everything that can only be shown on a GPU, with one line a check and exit status 1 when one fails:
 # the twins against each other, every kernel against the CPU, compute-sanitizer on a small model, the same bits from the same
-# command and from a stopped and resumed one, with LoRA too, and the bf16 loss curve against the fp32 one. About four minutes on an H200.
+# command and from a stopped and resumed one, with LoRA too, and the bf16 loss curve against the fp32 one. About five minutes on an H200.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0
@@ -15,7 +15,7 @@ check() {   # name, command...: passes when the command does; shows its last lin
 }
 
 bash scripts/compare.sh || status=1
-for program in attention_check attention_forward attention_backward rmsnorm swiglu cross_entropy elementwise adamw; do
+for program in attention_check attention_forward attention_backward rmsnorm swiglu cross_entropy elementwise adamw lora; do
     [ -x build/dev/$program ] && check "kernels: $program" build/dev/$program check
 done
 
@@ -27,6 +27,12 @@ if command -v compute-sanitizer >/dev/null; then
             check "$tool: $model, 2 steps" compute-sanitizer --tool $tool --error-exitcode 1 build/train_findap --model build/compare/$model $small --steps 2 --out $dir/$tool --overwrite
         done
     done
+    adapter="--model build/compare/llama64/base $rows --lr 1e-2 --lora-rank 16"   # and the kernels of lora_thin.cuh, at shapes that fill no tile
+    for tool in memcheck initcheck; do
+        check "$tool: LoRA, 2 steps" compute-sanitizer --tool $tool --error-exitcode 1 build/train_findap $adapter --steps 2 --out $dir/$tool --overwrite
+        [ -x build/dev/lora ] && check "$tool: lora" compute-sanitizer --tool $tool --error-exitcode 1 build/dev/lora tiny
+    done
+    check "racecheck: LoRA, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck $adapter --steps 1 --out $dir/racecheck --overwrite
     # a build whose GEMMs are plain ones: the tool stops inside the library's
     for model in llama64 qwen128; do
         check "racecheck: $model, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/$model $small --steps 1 --out $dir/racecheck --overwrite
