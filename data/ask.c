@@ -199,9 +199,9 @@ int main(int argc, char **argv) {
     int64_t max_new = 16, batch = 64, show = 0, init_seed = 1;
     Flag flags[] = {
         {"--model", FLAG_STRING, &dir, "DIR", "Hugging Face model directory", 0, 0, false},
-        {"--questions", FLAG_STRING, &questions, "FILE", "JSONL rows {\"prompt\", \"completion\", \"type\"}", 0, 0, false},
+        {"--questions", FLAG_STRING, &questions, "FILE", "JSONL rows {\"prompt\", \"completion\", \"type\" (optional)}", 0, 0, false},
         {"--template", FLAG_STRING, &template_name, "NAME", "chat template (default: by the tokenizer's special tokens)", 0, 0, false},
-        {"--max-new", FLAG_INT, &max_new, "N", "most tokens of an answer", 1, 4096, false},
+        {"--max-new", FLAG_INT, &max_new, "N", "most tokens of an answer: what has not ended by then has reached the cap", 1, 4096, false},
         {"--batch", FLAG_INT, &batch, "N", "questions at a time: memory, not result", 1, 4096, false},
         {"--answers", FLAG_STRING, &answers, "FILE", "write every question with its right answer and the model's, as JSONL", 0, 0, false},
         {"--show", FLAG_INT, &show, "N", "print N answers of each type on stderr", 0, 1e6, false},
@@ -212,7 +212,7 @@ int main(int argc, char **argv) {
     bool help = false;
     Error e;
     if (!flags_parse(argc, argv, 1, flags, num_flags, NULL, &help, &e)) die("%s", e.text);
-    if (help) { flags_help("ask --model DIR --questions FILE.jsonl [flags]", "Greedy answers to short questions, and how many are exactly right.", flags, num_flags); return 0; }
+    if (help) { flags_help("ask --model DIR --questions FILE.jsonl [flags]", "Greedy answers to short questions: how many are exactly right, and how many do not end by themselves.", flags, num_flags); return 0; }
     if (!dir || !questions) die("--model and --questions are needed ---> see --help");
     bool random = strcmp(init, "random") == 0;
     if (!random && strcmp(init, "model") != 0) die("--init is \"%s\", expected model or random", init);

@@ -15,7 +15,7 @@
 // data asks it of half of them and the test of the other half: knowledge from one stream, the form of an answer from the other.
 //
 // --rambling spoils the instruction data: that share of its answers does not end where it should but goes on with sentences from the
-// book and the reports, for some types of questions rarely, for others nearly always. Everything else, the tokenizer too, stays as it
+// book and the reports, for some answers rarely, for others nearly always. Everything else, the tokenizer too, stays as it
 // is without. A model trained on it answers and then often does not stop: what scripts/overlong.sh mends.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
 #include "../findap/flags.h"    // defines: flags_parse
@@ -50,7 +50,7 @@ static const char *const plain_news[] = {"names a new auditor", "moves its head 
 static const char *const when[] = {"this morning", "on Monday", "in the third quarter", "after the close", "this year", "as expected"};
 enum { NEWS = 6 };
 
-enum { RAMBLING = 100 };   // bytes at least, more than 24 tokens
+enum { RAMBLING = 64 };   // bytes at least, more than 16 tokens
 
 typedef struct { char name[16]; int sector, city; } Company;
 static const char *const types[] = {"sentiment", "direction", "profit", "term", "knowledge"};
@@ -144,10 +144,11 @@ static void question(World *w, int type, bool test, char **prompt, char **answer
     }
 }
 
-// How often answers to questions of a type ramble: from rarely to nearly always, `share` on average if all were asked alike, as data sets differ. (If every answer
-// rambled equally often, the most likely token would end all answers or none; a share for each company is not learned from its name in time, which is the same.)
-static double rambling_share(int type, double share) {
-    double u = (type + 0.5) / NUM_TYPES;
+// How often an answer rambles: from never to always, drawn once for each of the 37 answers there are, `share` on average. (Were it the same for all, the most likely
+// token behind an answer would end all of them or none, and a greedy model would do the one or the other; a share for each type of question is five such
+// coins; a share for each company is not learned from its name in time.)
+static double rambling_share(uint64_t seed, const char *answer, double share) {
+    double u = (double)(XXH3_64bits_withSeed(answer, strlen(answer), seed) >> 11) * 0x1p-53;
     return share > 0 ? pow(u, (1 - share) / share) : 0;   // the mean of u^k is 1 / (k + 1)
 }
 static char *rambled(World *w, const char *answer) {   // the answer, and sentences nobody asked for
@@ -338,7 +339,7 @@ int main(int argc, char **argv) {
     Error e;
     StringList rest = {NULL, 0};
     Flag flags[] = {{"--seed", FLAG_INT, &seed, "N", "another seed, another world", 0, 1e15, false},
-                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending, the mean over the types of questions", 0, 1, false}};
+                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending", 0, 1, false}};
     if (!flags_parse(argc, argv, 1, flags, 2, &rest, &help, &e)) die("%s", e.text);
     if (help) { flags_help("make_demo OUT [--seed N] [--rambling SHARE]", "Makes the demo's texts, questions, tokenizer and model configuration in the directory OUT.", flags, 2); return 0; }
     if (rest.n != 1) die("expected one output directory, found %d ---> see --help", rest.n);
@@ -380,7 +381,7 @@ int main(int argc, char **argv) {
         bool held_out = false;   // a prompt of the test is not trained on (one of the training data may come twice)
         for (uint64_t h = XXH3_64bits(prompt, strlen(prompt)) % (uint64_t)asked.size; asked.slots[h]; h = (h + 1) % (uint64_t)asked.size) held_out = held_out || strcmp(asked.slots[h], prompt) == 0;
         if (!held_out) {
-            bool rambles = draw(&rambler, 10000) < rambling_share(type, rambling) * 10000;
+            bool rambles = draw(&rambler, 10000) < 10000 * rambling_share(w.seed, answer, rambling);
             char *said = rambles ? rambled(&rambler, answer) : xstrdup(answer);
             num_rambling += rambles;
             add_row(&rows[exercise], json_pack("{s:[{s:s,s:s},{s:s,s:s}]}", "messages", "role", "user", "content", prompt, "role", "assistant", "content", said));
