@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make gpu-check: everything that can only be shown on a GPU, with one line a check and exit status 1 when one fails:
 # the twins against each other, every kernel against the CPU, compute-sanitizer on a small model, the same bits from the same
-# command and from a stopped and resumed one, with LoRA too, and the bf16 loss curve against the fp32 one. About five minutes on an H200.
+# command and from a stopped and resumed one, with LoRA too, and the bf16 loss curve against the fp32 one. About six minutes on an H200.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0
