@@ -14,7 +14,7 @@ adapters() {
 llama128.lora.all --lora-rank 16
 llama64.lora.some --lora-rank 8 --lora-targets k,o,up
 llama64.lora.down --lora-rank 8 --lora-targets down
-llama16.lora.gate --lora-rank 40 --lora-targets gate,down
+llama16.lora.gate --lora-rank 64 --lora-targets gate,down
 qwen128.lora.qv --lora-rank 8 --lora-alpha 8 --lora-targets q,v
 qwen64.lora.rs --lora-rank 24 --lora-rslora
 LIST
