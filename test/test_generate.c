@@ -213,7 +213,7 @@ static void draws_have_their_probabilities(void **state) {
     int64_t V2 = 101, count[101] = {0}, draws = 3000;
     double p[101];
     Model *m = model_of(0, 4, 64);
-    Engine *g = engine_new(m, NULL, 64, 256, 64, 200);
+    Engine *g = engine_new(m, NULL, 256, 256, 64, 700);   // more at a time than model_sample has logits of
     const SafeTensor *prompt = reference("llama3", "prompt", 4), *next = reference("llama3", "next", 4);
     const Sampling plain = {1, 0, 1, 0, 1};
     for (int64_t v = 0; v < V2; v++) p[v] = floats(next)[v];
@@ -225,6 +225,15 @@ static void draws_have_their_probabilities(void **state) {
     }
     check_counts("the engine's first tokens", count, p, V2, draws);
     assert_int_equal(g->computed_tokens, prompt->count + draws - 1);   // the prompt once, and its last token for every other answer
+    float first[250][3];
+    for (int few = 0; few < 2; few++) {   // 250 answers that differ, at once and seven at a time
+        g->batch = few ? 7 : 256;
+        for (int64_t i = 0; i < 250; i++) ask(g, i, ints(prompt), prompt->count, 3, plain, NULL);
+        for (Request *r; (r = engine_next(g)) != NULL; discard(r)) {
+            if (!few) memcpy(first[r->number], r->logp, sizeof *first);
+            else assert_memory_equal(first[r->number], r->logp, sizeof *first);
+        }
+    }
     all_pages_free(g);
     engine_free(g);
     model_free(m);
@@ -270,6 +279,15 @@ static void prompts_share_pages(void **state) {
             discard(engine_next(g));
             assert_int_equal(g->computed_tokens - before, 40 - 32 + 1);
             all_pages_free(g);
+        }
+        // a page is known by all that is before it: the header, another text, the other text's first page with the header's second, the header again
+        static const int64_t found[4] = {-1, 0, 16, 39};
+        for (int turn = 0; turn < 4; turn++) {
+            for (int t = 0; t < 40; t++) prompt[t] = turn == 1 || (turn == 2 && t < 16) ? (int32_t)(100 - t) : header[t];
+            int64_t before = g->shared_tokens;
+            ask(g, 0, prompt, 40, 1, greedy, NULL);
+            discard(engine_next(g));
+            if (turn > 0) assert_int_equal(g->shared_tokens - before, found[turn]);
         }
         Error e;
         Request r;
@@ -421,6 +439,11 @@ static void samples_do_not_depend_on_the_batch(void **state) {
     }
     assert_int_equal(capped, (int)lround(ratio * 3 * ROWS));
     free(text);
+    for (int row = 0; row < ROWS; row++) {   // a row's samples are drawn apart: lines of one row begin alike up to their answers
+        char *key = xprintf("{\"row\":%d,\"sample\":0,", row), *line = strstr(one, key), *second = strchr(line, '\n') + 1, *x = strstr(line, "\"token_logps\":"), *y = strstr(second, "\"token_logps\":");
+        assert_true(strchr(line, '\n') - x != strchr(second, '\n') - y || memcmp(x, y, (size_t)(strchr(line, '\n') - x)) != 0);
+        free(key);
+    }
     // greedy is one answer, and a stop string cuts it; with --system the model is asked something else
     run_genrm(0, "sample --model @model --prompts @prompts.jsonl --max-new 30 --temperature 0 --out @greedy.jsonl --stop xy --quiet");
     assert_true(summary("stop_string") == ROWS && summary("overlength_ratio") == 0);
@@ -469,11 +492,22 @@ static void a_killed_run_goes_on(void **state) {
     int status = 0;
     waitpid(pid, &status, 0);
     if (!WIFSIGNALED(status)) fail_msg("the run was over before it was killed: status %x", status);
-    run_genrm(0, "sample --model @model --prompts @prompts.jsonl --out @killed.jsonl --n 100 --max-new 18 --batch 32");
-    double left = summary("new_answers");
-    printf("killed with %d answers of %d in the file\n", 100 * ROWS - (int)left, 100 * ROWS);
-    assert_true(left > 0 && left < 100 * ROWS);
-    run_genrm(0, "sample --model @model --prompts @prompts.jsonl --out @straight.jsonl --n 100 --max-new 18 --batch 32 --quiet");
+    Mapped killed;
+    must(map_file(out, &killed, &e), &e);
+    int had = 0;
+    for (int64_t i = 0; i < killed.size; i++) had += killed.data[i] == '\n';
+    unmap_file(&killed);
+    printf("killed with %d answers of %d in the file\n", had, 100 * ROWS);
+    assert_true(had > 0 && had < 100 * ROWS);
+    static const char *const names[] = {"killed.jsonl", "straight.jsonl"};   // by the same program: another binary's last bits may differ
+    for (int i = 0; i < 2; i++) {
+        char *command = xprintf("%s sample --model %s --prompts %s --out %s --n 100 --max-new 18 --batch 32 --quiet >%s", program, model, prompts, in(names[i]), in("summary.txt"));
+        assert_int_equal(system(command), 0);
+        free(command);
+        char *text = sorted_file("summary.txt"), *new_answers = xprintf("\"new_answers\":%d,", 100 * ROWS - (i ? 0 : had));
+        if (!strstr(text, new_answers)) fail_msg("expected %s in %s", new_answers, text);
+        free(text); free(new_answers);
+    }
     char *a = sorted_file("killed.jsonl"), *b = sorted_file("straight.jsonl");
     assert_string_equal(a, b);
     free(a); free(b);
