@@ -35,6 +35,13 @@ static const struct { const char *name, *base, *adapter; } cases[] = {{"llama3",
 enum { CASES = sizeof cases / sizeof *cases };
 static const Sampling greedy = {0, 0, 1, 0, 1};
 
+// Where processors are busy with other things, two threads wait for each other longer than these models take; that their number changes no bit is one test's affair
+static void use_threads(int n) {
+    #ifdef _OPENMP
+    omp_set_num_threads(n);
+    #endif
+    (void)n;
+}
 static Model *model_of(int k, int64_t B, int64_t T) {
     Error e;
     Config c;
@@ -72,6 +79,7 @@ static void tokens_and_log_probs_are_transformers(void **state) {
         float *first[2 * PROMPTS] = {NULL};
         double worst = 0;
         for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
+            use_threads(shape == 2 ? 2 : 1);
             Model *m = model_of(k, shapes[shape].B, shapes[shape].T);
             Engine *g = engine_new(m, NULL, shapes[shape].batch, shape == 3 ? 5 : shapes[shape].B * shapes[shape].T, shapes[shape].T, shapes[shape].pages);   // room for 5: prompts come in pieces
             for (int i = 0; i < 2 * PROMPTS; i++) {
@@ -94,13 +102,14 @@ static void tokens_and_log_probs_are_transformers(void **state) {
                     worst = d > worst ? d : worst;
                 }
                 if (shape == 0) { first[i] = r->logp; r->logp = NULL; }
-                else assert_memory_equal(first[i], r->logp, (size_t)n * 4);   // not a bit depends on the batch, on pieces, on what is shared
+                else assert_memory_equal(first[i], r->logp, (size_t)n * 4);   // not a bit depends on the batch, on pieces, on what is shared, on threads
                 discard(r);
             }
             assert_int_equal(answers, 2 * PROMPTS);
             all_pages_free(g);
             engine_free(g);
             model_free(m);
+            use_threads(1);
         }
         for (int i = 0; i < 2 * PROMPTS; i++) free(first[i]);
         printf("%-14s tokens of %d prompts, with and without penalty, are transformers'; log-probs within %.1e\n", cases[k].name, PROMPTS, worst);
@@ -484,10 +493,11 @@ static void a_killed_run_goes_on(void **state) {
     char program[600], model[300], prompts[300], out[300];
     snprintf(program, sizeof program, "%s/genrm_cpu", build); snprintf(model, sizeof model, "%s", in("model")); snprintf(prompts, sizeof prompts, "%s", in("prompts.jsonl")); snprintf(out, sizeof out, "%s", in("killed.jsonl"));
     if (access(program, X_OK) != 0) { printf("skipped: a kill: genrm_cpu is not built beside this test\n"); skip(); }
+    setenv("OMP_NUM_THREADS", "1", 1);   // of the programs below
     pid_t pid = fork();
-    if (pid == 0) { execl(program, program, "sample", "--model", model, "--prompts", prompts, "--out", out, "--n", "100", "--max-new", "18", "--batch", "2", "--quiet", (char *)NULL); _exit(127); }
+    if (pid == 0) { execl(program, program, "sample", "--model", model, "--prompts", prompts, "--out", out, "--n", "50", "--max-new", "18", "--batch", "2", "--quiet", (char *)NULL); _exit(127); }
     struct stat st;
-    for (int i = 0; i < 3000 && !(stat(out, &st) == 0 && st.st_size > 20000); i++) usleep(2000);
+    for (int i = 0; i < 3000 && !(stat(out, &st) == 0 && st.st_size > 10000); i++) usleep(2000);
     kill(pid, SIGKILL);
     int status = 0;
     waitpid(pid, &status, 0);
@@ -497,14 +507,14 @@ static void a_killed_run_goes_on(void **state) {
     int had = 0;
     for (int64_t i = 0; i < killed.size; i++) had += killed.data[i] == '\n';
     unmap_file(&killed);
-    printf("killed with %d answers of %d in the file\n", had, 100 * ROWS);
-    assert_true(had > 0 && had < 100 * ROWS);
+    printf("killed with %d answers of %d in the file\n", had, 50 * ROWS);
+    assert_true(had > 0 && had < 50 * ROWS);
     static const char *const names[] = {"killed.jsonl", "straight.jsonl"};   // by the same program: another binary's last bits may differ
     for (int i = 0; i < 2; i++) {
-        char *command = xprintf("%s sample --model %s --prompts %s --out %s --n 100 --max-new 18 --batch 32 --quiet >%s", program, model, prompts, in(names[i]), in("summary.txt"));
+        char *command = xprintf("%s sample --model %s --prompts %s --out %s --n 50 --max-new 18 --batch 32 --quiet >%s", program, model, prompts, in(names[i]), in("summary.txt"));
         assert_int_equal(system(command), 0);
         free(command);
-        char *text = sorted_file("summary.txt"), *new_answers = xprintf("\"new_answers\":%d,", 100 * ROWS - (i ? 0 : had));
+        char *text = sorted_file("summary.txt"), *new_answers = xprintf("\"new_answers\":%d,", 50 * ROWS - (i ? 0 : had));
         if (!strstr(text, new_answers)) fail_msg("expected %s in %s", new_answers, text);
         free(text); free(new_answers);
     }
@@ -570,6 +580,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(tokens_and_log_probs_are_transformers), cmocka_unit_test(scores_are_transformers), cmocka_unit_test(cuts_are_transformers), cmocka_unit_test(draws_have_their_probabilities),
         cmocka_unit_test(prompts_share_pages), cmocka_unit_test(answers_end_where_they_should), cmocka_unit_test(samples_do_not_depend_on_the_batch), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(bad_input_is_one_line),
     };
+    use_threads(1);
     int failed = cmocka_run_group_tests(tests, open_all, close_all);
     free(output);
     return failed;
