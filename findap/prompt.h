@@ -69,18 +69,20 @@ FN bool prompt_load(const char *path, const char *const *names, Prompt *p, Error
     return ok;
 }
 
-// data/prompts/NAME under the working directory, else beside the program (build/x, ../data/prompts); the caller frees it
+// data/prompts/NAME under the working directory, else one or two above the program's (build/x, build/sanitize/x); the caller frees it
 FN char *prompt_path(const char *name) {
     char *here = xprintf("data/prompts/%s", name), program[4096];
     ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (file_exists(here) || n <= 0) return here;
+    if (n < 0) n = 0;
     program[n] = 0;
-    char *slash = strrchr(program, '/');
-    if (slash) *slash = 0;
-    char *there = xprintf("%s/../data/prompts/%s", program, name);
-    if (!file_exists(there)) { free(there); return here; }   // whose absence is then reported
-    free(here);
-    return there;
+    for (int up = 0; up < 3 && !file_exists(here); up++) {   // if it is nowhere, the last place is what the error names
+        char *slash = strrchr(program, '/');
+        if (!slash) break;
+        *slash = 0;
+        free(here);
+        here = xprintf("%s/data/prompts/%s", program, name);
+    }
+    return here;
 }
 
 FN void prompt_render(const Prompt *p, const Text *values, Buffer *out) {   // behind what `out` holds; values in the order of `names`

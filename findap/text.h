@@ -20,7 +20,7 @@ FN bool text_begins(Text t, const char *word) {   // whatever the case of ASCII 
     return t.length >= n && strncasecmp(t.data, word, (size_t)n) == 0;
 }
 FN int64_t text_find(Text t, Text what, int64_t from) {   // -1: not there
-    if (from < 0 || from > t.length) return -1;
+    if (from < 0 || what.length > t.length - from) return -1;
     if (what.length == 0) return from;
     const char *p = (const char *)memmem(t.data + from, (size_t)(t.length - from), what.data, (size_t)what.length);
     return p ? p - t.data : -1;

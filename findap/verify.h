@@ -178,7 +178,7 @@ FN Found number_of(Text t, bool anchored, Number *out) {   // the one number of 
             // what begins with its number is that number, if only words follow: "5 million in fiscal 2022", but not "3 to 4" nor "3 or 4"
             static const char *const going_on[] = {"to ", "or ", "and ", "plus ", "minus ", "times ", "x ", "through ", "of "};
             int64_t begin = 0, word = first_end;
-            while (begin < t.length && !is_word(t.data[begin]) && t.data[begin] != '.') begin++;
+            while (begin < t.length && !is_word(t.data[begin])) begin++;
             while (text_at(t, word) == ' ') word++;
             bool alone = is_digit(text_at(t, begin)) && word > first_end && is_letter(text_at(t, word));
             for (int k = 0; k < 9; k++) alone = alone && !text_begins(text_from(t, word), going_on[k]);

@@ -163,7 +163,7 @@ static void request_and_response(void **state) {
     }
     static const struct { const char *url, *key, *says; } urls[] = {{"https://h/v1", "k", NULL}, {"http://localhost:80/v1", "k", NULL}, {"http://127.0.0.1", "k", NULL}, {"http://[::1]:8/v1", "k", NULL}, {"http://h/v1", NULL, NULL}, {"https://h/a@b", "k", NULL},
         {"http://h/v1", "k", "in the clear"}, {"http://localhost.evil.com/v1", "k", "in the clear"}, {"http://127.0.0.1.evil.com", "k", "in the clear"}, {"https://u:p@h/v1", "k", "user or password"}, {"https://u@h", NULL, "user or password"},
-        {"ftp://h", NULL, "https://"}, {"file:///etc/passwd", NULL, "https://"}, {"", NULL, "https://"}, {NULL, NULL, "https://"}, {"https:///v1", NULL, "names no host"}, {"https://h", "a\r\nHost: x", "no key has"}, {"https://h", "a ", "no key has"}};
+        {"ftp://h", NULL, "https://"}, {"file:///etc/passwd", NULL, "https://"}, {"", NULL, "https://"}, {NULL, NULL, "https://"}, {"https:///v1", NULL, "names no host"}, {"https://h", "a\r\nHost: x", "no key has"}, {"https://h", "a ", "no key has"}, {"https://h", "a\x7F", "no key has"}, {"https://h", "a\xC3\xA9", "no key has"}};
     for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
         o.url = urls[i].url;
         bool ok = endpoint_check(&o, urls[i].key, &e);
@@ -211,6 +211,15 @@ static void a_good_answer(void **state) {
     assert_false(endpoint_open(&p, &o, &e));
     assert_true(!strstr(e.text, "two") && strstr(e.text, "FINDAP_TEST_KEY"));
     setenv("FINDAP_TEST_KEY", key, 1);
+    o.url = "http://somewhere/v1";
+    assert_false(endpoint_open(&p, &o, &e));
+    assert_true(!strstr(e.text, key) && strstr(e.text, "in the clear"));
+    for (int none = 0; none < 2; none++) {   // no variable, no key
+        o.key_variable = none ? NULL : "";
+        if (!endpoint_open(&p, &o, &e)) fail_msg("%s", e.text);
+        assert_null(p.key);
+        endpoint_close(&p);
+    }
 }
 
 static void what_goes_wrong(void **state) {
@@ -231,7 +240,7 @@ static void what_goes_wrong(void **state) {
     free(r.reply.text);
     static const struct { Script script; EndpointStatus status; int requests; const char *says; } cases[] = {
         {{SAY, 503, NULL, "down"}, ENDPOINT_BUSY, 3, "HTTP status 503: down"}, {{SAY, 429, NULL, "{}"}, ENDPOINT_BUSY, 3, "429"}, {{CLOSE, 0, NULL, NULL}, ENDPOINT_NO_CONNECTION, 3, "127.0.0.1"},
-        {{SAY, 401, NULL, "Incorrect key: sk-test-0123456789abcdef\nbye"}, ENDPOINT_REFUSED, 1, "Incorrect key: ************************\\x0a"}, {{SAY, 404, NULL, ""}, ENDPOINT_REFUSED, 1, "404"}, {{SAY, 400, NULL, "\x1b[2J"}, ENDPOINT_REFUSED, 1, "\\x1b[2J"},
+        {{SAY, 401, NULL, "Incorrect key: sk-test-0123456789abcdef\nbye"}, ENDPOINT_REFUSED, 1, "Incorrect key: ************************\\x0a"}, {{SAY, 403, NULL, "sk-test-0123456789abcdef"}, ENDPOINT_REFUSED, 1, "403: ************************"}, {{SAY, 404, NULL, ""}, ENDPOINT_REFUSED, 1, "404"}, {{SAY, 400, NULL, "\x1b[2J"}, ENDPOINT_REFUSED, 1, "\\x1b[2J"},
         {{SAY, 302, "Location: http://127.0.0.1:1/elsewhere\r\n", ""}, ENDPOINT_REFUSED, 1, "302"}, {{SAY, 200, NULL, "{\"choices\":[{"}, ENDPOINT_MALFORMED, 1, "not valid JSON"}, {{SAY, 200, NULL, "<html>sk-test-0123456789abcdef</html>"}, ENDPOINT_MALFORMED, 1, "JSON"},
         {{SAY, 200, NULL, "{\"choices\":[]}"}, ENDPOINT_MALFORMED, 1, "message"}, {{HUGE_BODY, 200, NULL, NULL}, ENDPOINT_TOO_LARGE, 1, "larger than 16 MiB"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -59,6 +59,14 @@ static void prompts(void **state) {
         prompt_free(&p);
         free(path);
     }
+    // also from elsewhere
+    char *home = getcwd(NULL, 0);
+    assert_true(home && chdir(directory) == 0);
+    char *found = prompt_path("judge.txt"), *lost = prompt_path("none.txt");
+    if (!file_exists(found)) fail_msg("%s", found);
+    assert_true(found[0] == '/' && !file_exists(lost));
+    assert_int_equal(chdir(home), 0);
+    free(found); free(lost); free(home);
 }
 
 // ---- the verifier
@@ -78,12 +86,12 @@ static void numbers(void **state) {
         {"31.12.2020", "31.12", VERIFIED_AMBIGUOUS}, {"1,2345", "12345", VERIFIED_AMBIGUOUS},
         // signs
         {"(134)", "-134", VERIFIED_RIGHT}, {"($1,234.5)", "-1234.5", VERIFIED_RIGHT}, {"-$5", "-5", VERIFIED_RIGHT}, {"$-5", "-5", VERIFIED_RIGHT}, {"\xE2\x88\x92" "5", "-5", VERIFIED_RIGHT},
-        {"+5", "5", VERIFIED_RIGHT}, {"5", "-5", VERIFIED_WRONG}, {"f(3)", "3", VERIFIED_RIGHT}, {"\\(5\\)", "5", VERIFIED_RIGHT}, {"(12%)", "-12%", VERIFIED_RIGHT}, {"(5 apples)", "5", VERIFIED_RIGHT},
+        {"+5", "5", VERIFIED_RIGHT}, {".5", "0.5", VERIFIED_RIGHT}, {"-.5", "-0.5", VERIFIED_RIGHT}, {"5", "-5", VERIFIED_WRONG}, {"f(3)", "3", VERIFIED_RIGHT}, {"\\(5\\)", "5", VERIFIED_RIGHT}, {"(12%)", "-12%", VERIFIED_RIGHT}, {"(5 apples)", "5", VERIFIED_RIGHT},
         // units
         {"12%", "0.12", VERIFIED_RIGHT}, {"0.12", "12%", VERIFIED_RIGHT}, {"12", "12%", VERIFIED_RIGHT}, {"12 percent", "12%", VERIFIED_RIGHT}, {"\\boxed{12\\%}", "12%", VERIFIED_RIGHT},
         {"0.12%", "12%", VERIFIED_WRONG}, {"1200%", "12%", VERIFIED_WRONG}, {"50 bps", "0.5%", VERIFIED_RIGHT}, {"50 basis points", "0.005", VERIFIED_RIGHT}, {"50", "0.5%", VERIFIED_WRONG},
         {"$1.2bn", "1,200 million", VERIFIED_RIGHT}, {"1.2 Billion", "1200000000", VERIFIED_RIGHT}, {"5m", "5000000", VERIFIED_RIGHT}, {"5k", "5,000", VERIFIED_RIGHT}, {"5 thousand", "5", VERIFIED_WRONG},
-        {"USD 5", "5", VERIFIED_RIGHT}, {"USD5", "5", VERIFIED_RIGHT}, {"\xE2\x82\xAC" "5", "5", VERIFIED_RIGHT}, {"5 m", "5", VERIFIED_RIGHT},
+        {"USD 5", "5", VERIFIED_RIGHT}, {"USD5", "5", VERIFIED_RIGHT}, {"\xE2\x82\xAC" "5", "5", VERIFIED_RIGHT}, {"5 m", "5", VERIFIED_RIGHT}, {"5 k", "5", VERIFIED_RIGHT}, {"50 bp", "0.5", VERIFIED_RIGHT},
         // powers
         {"1e6", "1000000", VERIFIED_RIGHT}, {"1.5E-3", "0.0015", VERIFIED_RIGHT}, {"1.5 x 10^3", "1500", VERIFIED_RIGHT}, {"1.5 \\times 10^{-3}", "0.0015", VERIFIED_RIGHT}, {"1.5\xC3\x97" "10^3", "1500", VERIFIED_RIGHT},
         {"1e999", "1", VERIFIED_AMBIGUOUS}, {"1e-999", "0", VERIFIED_RIGHT}, {"1e999999999999999999999", "1", VERIFIED_AMBIGUOUS},
@@ -94,7 +102,7 @@ static void numbers(void **state) {
         // which one
         {"between 3 and 4", "3", VERIFIED_AMBIGUOUS}, {"3-4", "3", VERIFIED_AMBIGUOUS}, {"7 (7.0)", "7", VERIFIED_AMBIGUOUS}, {"7, 7.0", "7", VERIFIED_RIGHT}, {"First 3, then 4.\nSo it is 5.", "5", VERIFIED_RIGHT},
         {"Revenue 9 less cost 4 leaves 5", "5", VERIFIED_AMBIGUOUS}, {"9 - 4 gives it. The answer is 5.", "5", VERIFIED_RIGHT}, {"Answer: 3 + 2 = 5", "5", VERIFIED_RIGHT},
-        {"Answer: 5 million in fiscal 2022", "5000000", VERIFIED_RIGHT}, {"Answer: 3 to 4", "3", VERIFIED_AMBIGUOUS}, {"Answer: 3 or 4", "3", VERIFIED_AMBIGUOUS}, {"Answer: 5. Not 6 as one may think", "5", VERIFIED_RIGHT},
+        {"Answer: 5 million in fiscal 2022", "5000000", VERIFIED_RIGHT}, {"Answer: .5 million in 2022", "500000", VERIFIED_RIGHT}, {"Answer: in 2022, 5 million", "5000000", VERIFIED_AMBIGUOUS}, {"Answer: 3 to 4", "3", VERIFIED_AMBIGUOUS}, {"Answer: 3 or 4", "3", VERIFIED_AMBIGUOUS}, {"Answer: 5. Not 6 as one may think", "5", VERIFIED_RIGHT},
         {"Answer: 5\nWait. Answer: 6", "6", VERIFIED_AMBIGUOUS}, {"Answer: 5\nSo again\nAnswer: 5.0", "5", VERIFIED_RIGHT}, {"Final Answer: The final answer is 5. I hope it is correct.", "5", VERIFIED_RIGHT},
         {"#### 72", "72", VERIFIED_RIGHT}, {"We get \\boxed{\\$1,234} here, in 2 steps", "1234", VERIFIED_RIGHT}, {"\\boxed{5", "5", VERIFIED_RIGHT}, {"**Answer**: **5**", "5", VERIFIED_RIGHT},
         {"Answer:\n\n5", "5", VERIFIED_RIGHT}, {"The unanswer: 6\n5", "5", VERIFIED_RIGHT}, {"answers: 6 of them\n5", "5", VERIFIED_RIGHT}, {"Answer 6 is a bad one.\n5", "5", VERIFIED_RIGHT},
@@ -162,7 +170,7 @@ static void verdicts(void **state) {
         {"{\"Correctness\": \"correct\"", JUDGED_TRUNCATED, false}, {"{\"Justification\": \"x\"}", JUDGED_NO_FIELD, false}, {"{}", JUDGED_NO_FIELD, false}, {V("true"), JUDGED_WRONG_TYPE, false}, {V("null"), JUDGED_WRONG_TYPE, false}, {V("1"), JUDGED_WRONG_TYPE, false},
         {V("[\"correct\"]"), JUDGED_WRONG_TYPE, false}, {V("{\"Correctness\": \"correct\"}"), JUDGED_WRONG_TYPE, false}, {V("\"correct\\u0000\""), JUDGED_WRONG_TYPE, false}, {V("\"maybe\""), JUDGED_NO_VERDICT, false}, {V("\"\""), JUDGED_NO_VERDICT, false}, {V("\"not correct\""), JUDGED_NO_VERDICT, false},
         {V("\"correct\"") " or rather " V("\"wrong\""), JUDGED_AMBIGUOUS, false}, {V("\"wrong\"") V("\"wrong\""), JUDGED_WRONG, false}, {"{\"quote\": \"{\\\"Correctness\\\": \\\"correct\\\"}\"}", JUDGED_NO_FIELD, false}, {"{\"Correctness\": \"\xFF\"}", JUDGED_BAD_JSON, false},
-        {"{\"Correctness\": \"\\ud800\"}", JUDGED_BAD_JSON, false}, {V("1e999"), JUDGED_BAD_JSON, false}, {"} {", JUDGED_TRUNCATED, false}, {"the set {1, 2}. {\"Correctness\": \"corr", JUDGED_TRUNCATED, false}, {"{\"quote\": \"{ open\"}", JUDGED_NO_FIELD, false},
+        {"{\"Correctness\": \"\\ud800\"}", JUDGED_BAD_JSON, false}, {V("1e999"), JUDGED_BAD_JSON, false}, {"} {", JUDGED_TRUNCATED, false}, {"the set {1, 2}. {\"Correctness\": \"corr", JUDGED_TRUNCATED, false}, {"{1}{\"Correctness\": \"corr", JUDGED_TRUNCATED, false}, {"{\"quote\": \"{ open\"}", JUDGED_NO_FIELD, false},
         {V("1") " {", JUDGED_WRONG_TYPE, false}};
     for (int i = 0; i < COUNT(json); i++) {
         Judged v = judge_parse_json(text_of(json[i].reply), json[i].capped);
@@ -194,6 +202,7 @@ static void verdicts(void **state) {
     double score;
     assert_true(judge_by_probability(0.6, 0.2, 0.5, &score) == JUDGED_RIGHT && fabs(score - 0.75) < 1e-15);
     assert_true(judge_by_probability(0.1, 0.3, 0.1, &score) == JUDGED_WRONG && fabs(score - 0.25) < 1e-15);
+    assert_true(judge_by_probability(0, 0.9, 0.5, &score) == JUDGED_WRONG && score == 0 && judge_by_probability(0.9, 0, 0.5, &score) == JUDGED_RIGHT && score == 1);
     assert_true(judge_by_probability(0.2, 0.2, 0.5, &score) == JUDGED_NO_VERDICT && isnan(score));
     assert_true(judge_by_probability(0.3, 0.3, 0.5, &score) == JUDGED_AMBIGUOUS);
     assert_true(judge_by_probability(NAN, 0.3, 0, &score) == JUDGED_NO_VERDICT && judge_by_probability(0, 0, 0, &score) == JUDGED_NO_VERDICT && judge_by_probability(0.9, 0.9, 0, &score) == JUDGED_NO_VERDICT);
@@ -246,6 +255,7 @@ static void corrections(void **state) {
     static const struct { const char *step, *prefix, *correction; CorrectionStatus expected; bool exact; const char *wrong, *kept; } cases[] = {
         {"Cost is 4.5  million,\nso profit is 8.5 million.", "Revenue is 12 million.", "Cost is 4 million.", CORRECTION_GOOD, true, "Cost is 4.5  million,\nso profit is 8.5 million.", "Revenue is 12 million."},
         {"Cost is 4.5 million, so profit is 8.5 million.", " Revenue  is 12 million.\n", "Cost is 4 million.", CORRECTION_GOOD, false, "Cost is 4.5  million,\nso profit is 8.5 million.", "Revenue is 12 million."},
+        {"It fell by 3", "Revenue is 12 million. Cost is 4.5 million, so profit is 8.5 million.", "y", CORRECTION_GOOD, false, "It fell by 3", "Revenue is 12 million.\n\nCost is 4.5  million,\nso profit is 8.5 million."},
         {"Revenue is 12 million.", "", "Revenue is 11 million.", CORRECTION_GOOD, true, "Revenue is 12 million.", ""},
         {"It fell by 3 %.", "Revenue is 12 million. Cost is 4.5 million, so profit is 8.5 million.", "It rose.", CORRECTION_GOOD, false, "It fell by 3 %.", "Revenue is 12 million.\n\nCost is 4.5  million,\nso profit is 8.5 million."},
         {"Cost is low.", "Revenue is 12 million. Cost is 4.5 million, so profit is 8.5 million. It fell by 3 %.", "y", CORRECTION_GOOD, false, "Cost is low.", "Revenue is 12 million.\n\nCost is 4.5  million,\nso profit is 8.5 million. It fell by 3 %."},
@@ -280,6 +290,9 @@ static void corrections(void **state) {
     assert_int_equal(correction_parse(text_of(fenced), false, text_of(""), &c), CORRECTION_STEP_NOT_QUOTED);
     assert_int_equal(correction_parse(text_of(fenced), false, text_of(answer_text), &c), CORRECTION_GOOD);
     free(c.correction); free(one); free(two); free(both); free(fenced);
+    static const struct { const char *text; int64_t at; bool cuts; } places[] = {{"1,5", 1, true}, {"1,5", 2, true}, {"1.5", 1, true}, {"1 5", 1, false}, {"1 5", 2, false}, {"1;5", 1, false}, {"1. 5", 2, false}, {"1.", 1, false}, {"a.5", 2, false},
+        {"a,5", 1, false}, {"1.a", 2, false}, {"ab", 1, true}, {"a1", 1, true}, {"ab", 0, false}, {"ab", 2, false}, {"\xC3\xA9\xC3\xA9", 2, false}};
+    for (int i = 0; i < COUNT(places); i++) if (cuts_word(text_of(places[i].text), places[i].at) != places[i].cuts) fail_msg("\"%s\" at %d", places[i].text, (int)places[i].at);
     // other scripts, and characters whose bytes could be cut; white space of other widths; a bare newline in the JSON
     const char *const unicode = "\xE5\xB9\xB4\xE6\x94\xB6\xE5\x85\xA5\xE3\x80\x82\xE2\x80\x83\xE6\x88\x90\xE6\x9C\xAC caf\xC3\xA9 \xE2\x88\x92" "5\xF0\x9F\x98\x80";
     assert_int_equal(correction_parse(text_of("{\"First incorrect step\": \"\xE6\x88\x90\xE6\x9C\xAC\ncaf\xC3\xA9 \\u22125\\ud83d\\ude00\", \"Reasoning up to incorrect\": \"\xE5\xB9\xB4\xE6\x94\xB6\xE5\x85\xA5\xE3\x80\x82\", \"Step correction\": \"\xE6\x88\x90\"}"), false, text_of(unicode), &c), CORRECTION_GOOD);
@@ -310,7 +323,7 @@ static void final_answer_pairs(void **state) {
     assert_true(y.dropped[DROP_NO_WRONG] == 1 && y.dropped[DROP_NO_RIGHT] == 1 && y.prompts == 4 && y.prompts_with_pairs == 1 && y.answers == y.answers_used + drops(&y));
     // limits: no more pairs than asked for, none twice, no answer more often than asked for; the seed decides, the order of calls does not
     Answer many[16];
-    char names[16][8];
+    char names[16][16];
     for (int i = 0; i < 16; i++) { snprintf(names[i], sizeof names[i], "x%d", i); many[i] = make_answer(names[i], 10, i % 2 ? PAIR_RIGHT : PAIR_WRONG, false); }
     for (int64_t limit = 1; limit <= 3; limit++) for (int64_t use = 1; use <= 2; use++) {
         PairOptions l = {limit * 3, use, 0, false, 5};
@@ -358,6 +371,24 @@ static void final_answer_pairs(void **state) {
     }
     printf("chosen over rejected length %.3f, balanced %.3f\n", ratio[0], ratio[1]);
     assert_true(ratio[0] > 1.4 && fabs(ratio[1] - 1) < 0.01);
+}
+
+// the question of a prompt is its last user turn, wherever that is; nothing else of it changes
+static void questions_of_prompts(void **state) {
+    (void)state;
+    Error e;
+    static const struct { const char *prompt, *question, *changed; } cases[] = {
+        {"\"a\"", "a", "\"new\""}, {"[{\"role\":\"user\",\"content\":\"a\"}]", "a", "[{\"role\":\"user\",\"content\":\"new\"}]"},
+        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]", "a", "[{\"role\":\"user\",\"content\":\"new\"},{\"role\":\"assistant\",\"content\":\"b\"}]"},
+        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"}]", "b", "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"new\"}]"},
+        {"[1,{\"role\":1},{}]", "", "[1,{\"role\":1},{}]"}, {"[]", "", "[]"}, {"{}", "", "{}"}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        json_t *j = json_parse("prompt", cases[i].prompt, (int64_t)strlen(cases[i].prompt), &e), *other = prompt_with_question(j, text_of("new"));
+        char *now = json_dumps(other, JSON_COMPACT | JSON_ENCODE_ANY);
+        if (!text_equal(prompt_question(j), text_of(cases[i].question)) || strcmp(now, cases[i].changed) != 0) fail_msg("%s: %s", cases[i].prompt, now);
+        free(now);
+        json_decref(j); json_decref(other);
+    }
 }
 
 // rows of all three sources through prepare, on hostile texts; then the yields
@@ -446,6 +477,6 @@ static void rows_go_through_prepare(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(prompts), cmocka_unit_test(numbers), cmocka_unit_test(choices_and_texts), cmocka_unit_test(verdicts), cmocka_unit_test(calibration),
-                                       cmocka_unit_test(corrections), cmocka_unit_test(final_answer_pairs), cmocka_unit_test(rows_go_through_prepare)};
+                                       cmocka_unit_test(corrections), cmocka_unit_test(final_answer_pairs), cmocka_unit_test(questions_of_prompts), cmocka_unit_test(rows_go_through_prepare)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
