@@ -190,7 +190,9 @@ FN Found number_of(Text t, bool anchored, Number *out) {   // the one number of 
 // ---------------------------------------------------------------------------------------------------------------
 // labels
 
-FN Found label_of(Text t, char *label) {   // the choice, A to J, that t begins with: "B", "(b)", "**B.** because", "option C: ..."
+// The choice, A to J, that t begins with: "B", "(b)", "**B.** because", "option C: ...". Not anchored, a letter that a sentence follows is more likely a
+// quantity: "G + T = 5", "A is the price".
+FN Found label_of(Text t, bool anchored, char *label) {
     const char *const around = " \t*_\"'`([{$\\";
     int64_t i = 0;
     while (text_at(t, i) && strchr(around, t.data[i])) i++;
@@ -219,8 +221,21 @@ FN Found label_of(Text t, char *label) {   // the choice, A to J, that t begins 
     while (text_at(after, skip) && strchr(around, after.data[skip])) skip++;
     char second = text_at(after, skip), behind = text_at(after, skip + 1);
     if (listed && second >= 'A' && second <= 'J' && second != (c & ~32) && !is_word(behind) && !(behind & 0x80) && behind != '\'') return RESULT_AMBIGUOUS;
+    if (!anchored && !closed && k < t.length && next != ',') return RESULT_NONE;
     *label = (char)(c & ~32);
     return RESULT_ONE;
+}
+
+FN Text label_words(Text t) {   // without "the correct answer is", "Correct option:", "Ans."
+    static const char *const words[] = {"the", "correct", "right", "answer", "option", "choice", "is", "ans"};
+    for (int k = 0; k < 8; k++) {
+        int64_t n = (int64_t)strlen(words[k]);
+        if (!text_begins(t, words[k]) || is_word(text_at(t, n))) continue;
+        t = text_from(t, n);
+        while (t.length && strchr(" :.*", t.data[0])) t = text_from(t, 1);
+        k = -1;   // any of them may follow
+    }
+    return t;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -245,7 +260,7 @@ FN bool result_identical(VerifyKind kind, const Result *a, const Result *b) {
 }
 FN Found result_of(VerifyKind kind, Text t, bool anchored, Result *r) {
     r->text = result_text(t);
-    if (kind == VERIFY_CHOICE) return label_of(text_trim(t), &r->label);
+    if (kind == VERIFY_CHOICE) return label_of(anchored ? text_trim(t) : label_words(text_trim(t)), anchored, &r->label);
     if (kind == VERIFY_NUMBER) return number_of(t, anchored, &r->number);
     return r->text.length ? RESULT_ONE : RESULT_NONE;
 }
@@ -270,6 +285,7 @@ FN bool anchor_next(Text t, int64_t *at, Text *span) {
             while (text_at(rest, k) && strchr(" \t*_\"", rest.data[k])) k++;
             if (text_at(rest, k) == ':' || text_at(rest, k) == '=') k++;
             else if (text_begins(text_from(rest, k), "is") && !is_word(text_at(rest, k + 2))) k += 2 + (text_at(rest, k + 2) == ':');
+            else if (k > 6 && text_begins(text_from(rest, k), "- ")) k += 2;   // "Answer - B"; "answer -5" has a sign
             else continue;
         } else continue;
         *at = i + k;
@@ -321,7 +337,7 @@ FN VerifyKind verify_kind_of(Text gold) {
     Number n;
     int64_t at = 0;
     bool bare = t.length == 1 || (t.length > 1 && strchr(".):", t.data[1])) || (t.length > 2 && t.data[0] == '(' && t.data[2] == ')');
-    if (bare && label_of(t, &label) == RESULT_ONE) return VERIFY_CHOICE;
+    if (bare && label_of(t, true, &label) == RESULT_ONE) return VERIFY_CHOICE;
     if (number_next(t, &at, &n) != RESULT_ONE) return VERIFY_EXACT;
     for (int64_t i = at; i < t.length; i++) if (is_word(t.data[i]) || (t.data[i] & 0x80)) return VERIFY_EXACT;
     int64_t first = 0;
