@@ -11,7 +11,7 @@
 // candidates the one is taken that brings the mean logarithm of chosen over rejected length, over all pairs so far, nearest to 0.
 #ifndef FINDAP_PAIR_ROWS_H
 #define FINDAP_PAIR_ROWS_H
-#include "prompt.h"   // defines: Prompt, prompt_render
+#include "prompt.h"   // defines: PromptTemplate, prompt_render
 #include "reward.h"   // defines: Correction
 
 enum { PAIR_RIGHT, PAIR_WRONG, PAIR_UNJUDGED };
@@ -163,7 +163,7 @@ FN json_t *prompt_with_question(const json_t *prompt, Text question) {   // a co
 }
 
 // A judge's correction of one wrong answer: a row if it holds, counted under its reason if not. `next`: data/prompts/next_step.txt.
-FN CorrectionStatus scp_row(const json_t *prompt, Text answer, Text reply, bool reply_capped, const Prompt *next, PairYields *y, Buffer *out) {
+FN CorrectionStatus scp_row(const json_t *prompt, Text answer, Text reply, bool reply_capped, const PromptTemplate *next, PairYields *y, Buffer *out) {
     Correction c;
     CorrectionStatus s = correction_parse(reply, reply_capped, answer, &c);
     y->corrections[s]++;

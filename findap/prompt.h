@@ -9,7 +9,7 @@
 #define PROMPT_MAX_BYTES (1ll << 20)
 
 typedef struct { Text before; int value; } PromptPart;   // text, then value number `value`; -1: nothing, the last part
-typedef struct { char *text; PromptPart *parts; int num_parts; } Prompt;
+typedef struct { char *text; PromptPart *parts; int num_parts; } PromptTemplate;
 
 // what each template of data/prompts/ is given, in this order; ends with NULL
 FN const char *const prompt_judge[] = {"question", "answer", NULL};
@@ -17,10 +17,10 @@ FN const char *const prompt_judge_reference[] = {"question", "reference", "answe
 FN const char *const prompt_next_step[] = {"question", "prefix", NULL};
 FN const char *const prompt_reason[] = {"question", NULL};
 
-FN void prompt_free(Prompt *p) { free(p->text); free(p->parts); memset(p, 0, sizeof *p); }
+FN void prompt_free(PromptTemplate *p) { free(p->text); free(p->parts); memset(p, 0, sizeof *p); }
 
 // False with one line in e, and nothing to free. One newline at the end of a file is the editor's and goes.
-FN bool prompt_parse(const char *where, Text t, const char *const *names, Prompt *p, Error *e) {
+FN bool prompt_parse(const char *where, Text t, const char *const *names, PromptTemplate *p, Error *e) {
     memset(p, 0, sizeof *p);
     if (t.length > PROMPT_MAX_BYTES) return fail(e, "%s: is %" PRId64 " bytes, expected at most %lld ---> is this the right file?", where, t.length, PROMPT_MAX_BYTES);
     if (t.length && t.data[t.length - 1] == '\n') t.length--;
@@ -60,7 +60,7 @@ FN bool prompt_parse(const char *where, Text t, const char *const *names, Prompt
     return ok;
 }
 
-FN bool prompt_load(const char *path, const char *const *names, Prompt *p, Error *e) {
+FN bool prompt_load(const char *path, const char *const *names, PromptTemplate *p, Error *e) {
     Mapped m;
     memset(p, 0, sizeof *p);
     if (!map_file(path, &m, e)) return false;
@@ -85,7 +85,7 @@ FN char *prompt_path(const char *name) {
     return here;
 }
 
-FN void prompt_render(const Prompt *p, const Text *values, Buffer *out) {   // behind what `out` holds; values in the order of `names`
+FN void prompt_render(const PromptTemplate *p, const Text *values, Buffer *out) {   // behind what `out` holds; values in the order of `names`
     for (int i = 0; i < p->num_parts; i++) {
         buffer_add(out, p->parts[i].before.data, p->parts[i].before.length);
         if (p->parts[i].value >= 0) buffer_add(out, values[p->parts[i].value].data, values[p->parts[i].value].length);

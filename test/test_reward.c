@@ -15,7 +15,7 @@
 static void prompts(void **state) {
     (void)state;
     Error e;
-    Prompt p;
+    PromptTemplate p;
     static const char *const names[] = {"question", "answer", NULL};
     const Text values[] = {text_of("2 {{answer}} 2?"), text_of("{{question}}{{")};
     Buffer out = {NULL, 0, 0};
@@ -400,7 +400,7 @@ static void rows_go_through_prepare(void **state) {
     memset(&y, 0, sizeof y);
     PairOptions o = {4, 4, 0, true, 1};
     Buffer out = {NULL, 0, 0};
-    Prompt next;
+    PromptTemplate next;
     char *path = prompt_path("next_step.txt");
     if (!prompt_load(path, prompt_next_step, &next, &e)) fail_msg("%s", e.text);
     free(path);

@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Buffer out = {NULL, 0, 0};
     PairYields y;
     memset(&y, 0, sizeof y);
-    Prompt p;
+    PromptTemplate p;
     if (data[0] % 6 == 0) {
         bool ok = prompt_parse("fuzz", a, names, &p, &e);
         if (!ok) CHECK(e.text[0] && !strchr(e.text, '\n'));
