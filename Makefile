@@ -129,7 +129,8 @@ build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/train_findap_racecheck: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
-	$(NVCC) $(NVCC_FLAGS) -x cu $< -o $@ $(LIBS) $(CUDA_LIBS)
+	$(NVCC) $(NVCC_FLAGS) -x cu -c $< -o $@.o   # apart: -x would make sources of the libraries too
+	$(NVCC) $(NVCC_FLAGS) $@.o -o $@ $(LIBS) $(CUDA_LIBS)
 build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
