@@ -10,8 +10,8 @@ extern "C" {
 void cpu_rmsnorm_forward(float *y, float *rstd, const float *x, const float *w, int64_t N, int64_t C, float eps);
 void cpu_rmsnorm_backward(float *dx, float *dw, const float *dy, const float *x, const float *rstd, const float *w, int64_t N, int64_t C);
 void cpu_rope(float *qkv, const float *t, const int32_t *p, float sign, int64_t N, int64_t NH, int64_t NKV, int64_t HD);
-void cpu_attention_forward(float *out, float *lse, const float *qkv, const int32_t *start, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD);
-void cpu_attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv, const int32_t *start, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD);
+void cpu_attention_forward(float *out, float *lse, const float *qkv, const int32_t *start, const int32_t *hole_begin, const int32_t *hole_end, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD);
+void cpu_attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv, const int32_t *start, const int32_t *hole_begin, const int32_t *hole_end, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD);
 void cpu_swiglu_forward(float *y, const float *g, int64_t N, int64_t F);
 void cpu_swiglu_backward(float *d, const float *dy, const float *g, int64_t N, int64_t F);
 void cpu_cross_entropy(float *logp, float *logits, const int32_t *t, const float *coef, int64_t n, int64_t V);
@@ -72,11 +72,11 @@ static void moments_put(const float *x, void *a, MomentType, bool, int64_t total
 static int64_t attention_scratch_bytes(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t) { return 0; }
 static void attention_forward(real *out, float *lse, const real *qkv, void *, int64_t, const AttentionPlan *p, int32_t *, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) {
     int64_t N = p->B * p->T, W = (NH + 2 * NKV) * HD;
-    cpu_attention_forward(Floats(out, N * NH * HD, true), lse, Floats(qkv, N * W), p->document_start, p->B, p->T, NH, NKV, HD);
+    cpu_attention_forward(Floats(out, N * NH * HD, true), lse, Floats(qkv, N * W), p->document_start, p->hole_begin, p->hole_end, p->B, p->T, NH, NKV, HD);
 }
 static void attention_backward(real *dqkv, float *, const real *dout, const real *out, const float *lse, const real *qkv, void *, int64_t, const AttentionPlan *p, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) {
     int64_t N = p->B * p->T, W = (NH + 2 * NKV) * HD, A = NH * HD;
-    cpu_attention_backward(Floats(dqkv, N * W, true), Floats(dout, N * A), Floats(out, N * A), lse, Floats(qkv, N * W), p->document_start, p->B, p->T, NH, NKV, HD);
+    cpu_attention_backward(Floats(dqkv, N * W, true), Floats(dout, N * A), Floats(out, N * A), lse, Floats(qkv, N * W), p->document_start, p->hole_begin, p->hole_end, p->B, p->T, NH, NKV, HD);
 }
 static void cross_entropy(float *logp, real *logits, int64_t ld, const int32_t *t, const float *coef, int64_t n, int64_t V, cudaStream_t) {
     for (int64_t i = 0; i < n; i++) { cpu_cross_entropy(logp + i, Floats(logits + i * ld, V, coef != NULL), t + i, coef ? coef + i : NULL, 1, V); for (int64_t v = V; coef && v < ld; v++) logits[i * ld + v] = from_float<real>(0); }

@@ -17,20 +17,22 @@ static int64_t max_threads(void) {
     return 1;
     #endif
 }
-static Span *spans(const int32_t *start, int64_t B, int64_t T, int64_t *n) {
+// documents and branches as AttentionPlan has them: a token's first key, the first that is hidden from it and the first that no longer is
+static Span *spans(const int32_t *start, const int32_t *hole_begin, const int32_t *hole_end, int64_t B, int64_t T, int64_t *n) {
     Span *s = (Span *)xcalloc(B * T, sizeof(Span)); *n = 0;
     for (int64_t i = 0; i < B * T; i++) {
-        if (start[i] == i % T) { s[*n].begin = s[*n].document = i; s[*n].prefix = 0; ++*n; }
+        const bool branch = hole_end[i] != start[i];
+        if (hole_end[i] == i % T) { s[*n].begin = i; s[*n].document = i - i % T + start[i]; s[*n].prefix = branch ? hole_begin[i] - start[i] : 0; ++*n; }
         s[*n - 1].end = i + 1;
     }
     return s;
 }
-void cpu_attention_forward(float *out, float *lse, const float *qkv, const int32_t *start, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
-    int64_t n; Span *s = spans(start, B, T, &n); float *scores = (float *)xcalloc(T * max_threads(), sizeof(float));
+void cpu_attention_forward(float *out, float *lse, const float *qkv, const int32_t *start, const int32_t *hole_begin, const int32_t *hole_end, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t n; Span *s = spans(start, hole_begin, hole_end, B, T, &n); float *scores = (float *)xcalloc(T * max_threads(), sizeof(float));
     attention_forward(out, lse, scores, qkv, s, n, T, NH, NKV, HD); free(s); free(scores);
 }
-void cpu_attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv, const int32_t *start, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
-    int64_t n; Span *s = spans(start, B, T, &n); float *scores = (float *)xcalloc(T * max_threads(), sizeof(float));
+void cpu_attention_backward(float *dqkv, const float *dout, const float *out, const float *lse, const float *qkv, const int32_t *start, const int32_t *hole_begin, const int32_t *hole_end, int64_t B, int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t n; Span *s = spans(start, hole_begin, hole_end, B, T, &n); float *scores = (float *)xcalloc(T * max_threads(), sizeof(float));
     attention_backward(dqkv, scores, dout, out, lse, qkv, s, n, B * T, T, NH, NKV, HD); free(s); free(scores);
 }
 void cpu_swiglu_forward(float *y, const float *g, int64_t N, int64_t F) { swiglu_forward(y, g, N, F); }
