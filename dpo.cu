@@ -65,6 +65,7 @@ typedef struct {
     uint8_t *seen;             // (n)
     int64_t *which, *order;    // (n) pairs of a step; (num_train) the epoch's permutation
     int64_t order_epoch;
+    bool ref_fresh;            // the reference's log-probs were computed by this process and are not on the disk yet
     Hash model_hash, ref_hash; // of weights and config.json
 } Dpo;
 
@@ -290,12 +291,25 @@ FN bool reference_load(Dpo *d, const char *path, bool replace, bool *found, Erro
     return ok || replace;
 }
 
-// From the file, or by a forward pass of the reference over all pairs. Returns 0, EXIT_STOPPED or 1 with an error.
+// Writes the reference's log-probs that were computed, over another run's if there are any. Collective.
+FN bool dpo_keep_reference(Dpo *d, Error *e) {
+    Train *t = &d->train;
+    if (!d->ref_fresh) return true;
+    char *directory = path_join(t->options->out, "checkpoints"), *path = path_join(directory, "reference.safetensors");
+    bool ok = comm_agree(t->comm, t->comm->rank != 0 || (make_directory(directory, e) && reference_save(d, path, e)), e, "saving the reference's log-probs");
+    if (ok) log_say(&t->log, "reference: kept in %s\n", path);
+    d->ref_fresh = false;
+    free(path); free(directory);
+    return ok;
+}
+
+// From the file, or by a forward pass of the reference over all pairs; kept at once, unless (--overwrite) another run's would be lost: those go when all that this run
+// reads has been read. Returns 0, EXIT_STOPPED or 1 with an error.
 FN int dpo_reference(Dpo *d, Error *e) {
     Train *t = &d->train;
     const TrainOptions *o = t->options;
     const char *from = d->options->ref ? d->options->ref : o->model;
-    char *directory = path_join(o->out, "checkpoints"), *path = path_join(directory, "reference.safetensors");
+    char *path = path_join(o->out, "checkpoints/reference.safetensors");
     bool found = false, ok = comm_agree(t->comm, reference_load(d, path, o->overwrite, &found, e), e, "the reference's log-probs");
     if (ok) found = comm_max_i64(t->comm, !found, "the reference's log-probs") == 0;   // all, or none
     if (ok && found) log_say(&t->log, "reference: log-probs of %" PRId64 " pairs from %s\n", d->pairs.num_pairs, path);
@@ -325,10 +339,12 @@ FN int dpo_reference(Dpo *d, Error *e) {
         if (m) model_free(m);
         for (int64_t i = 0; result == 0 && i < 2 * d->pairs.num_pairs; i++)
             if (!isfinite(d->logps[i / 2].ref[i % 2])) { fail(e, "%s: the reference's log-prob of an answer of pair %" PRId64 " is not finite ---> are these weights whole?", from, i / 2); result = 1; }
-        if (result == 0 && !comm_agree(t->comm, t->comm->rank != 0 || (make_directory(directory, e) && reference_save(d, path, e)), e, "saving the reference's log-probs")) result = 1;
-        if (result == 0) log_say(&t->log, "reference: log-probs of %" PRId64 " pairs by %s in %.1f s, kept in %s\n", d->pairs.num_pairs, from, seconds_now() - begin, path);
+        if (result == 0) log_say(&t->log, "reference: log-probs of %" PRId64 " pairs by %s in %.1f s\n", d->pairs.num_pairs, from, seconds_now() - begin);
+        d->ref_fresh = result == 0;
+        bool others = comm_max_i64(t->comm, file_exists(path), "the reference's log-probs") != 0;
+        if (result == 0 && !others && !dpo_keep_reference(d, e)) result = 1;
     }
-    free(path); free(directory);
+    free(path);
     return result;
 }
 
@@ -596,15 +612,23 @@ FN bool dpo_hashes(Dpo *d, Error *e) {
     return ok;
 }
 
-// --optimizer, before anything is computed: is there one, and not in the directory that this run is about to fill?
+// --optimizer, before anything is computed: is there one, and not in the directory that this run is about to fill? A run that is resumed from a checkpoint has its moments there.
 FN bool dpo_optimizer_check(Dpo *d, Error *e) {
     const char *from = d->options->optimizer, *out = d->train.options->out;
     struct stat a, b;
     int64_t n = 0;
     if (!from) return true;
     if (stat(from, &a) == 0 && stat(out, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino) return fail(e, "--optimizer is --out, %s ---> to go on with a run give --resume; for new pairs another --out", out);
-    free(checkpoint_list(from, false, &n));
+    if (d->train.options->resume) free(checkpoint_list(out, false, &n));
+    if (n == 0) free(checkpoint_list(from, false, &n));
     return n > 0 ? true : fail(e, "--optimizer %s: has no checkpoints/step_* ---> give the --out of an earlier run that still has its last checkpoint", from);
+}
+
+FN bool dpo_moments(Dpo *d, Error *e) {
+    Train *t = &d->train;
+    if (!checkpoint_load_moments(d->options->optimizer, t->model, &t->progress.adam_t, e)) return false;
+    log_say(&t->log, "optimizer: moments of %" PRId64 " updates from %s\n", t->progress.adam_t, d->options->optimizer);
+    return true;
 }
 
 FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bool seq_len_given, int argc, char **argv, Error *e) {
@@ -622,7 +646,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     if (!o->quiet) dpo_print_plan(&d);
     if (o->dry_run) { result = 0; goto end; }
     if (first) train_check_tokenizer(o->model, &d.pairs.shards[0]);
-    if (!comm_agree(c, !first || (train_out_check(o, e) && dpo_optimizer_check(&d, e)), e, "looking at --out") || !dpo_hashes(&d, e)) goto end;
+    if (!comm_agree(c, !first || (train_out_check(o, e) && (!options->ref || train_input_kept("--ref", options->ref, o->out, e)) && dpo_optimizer_check(&d, e)), e, "looking at --out") || !dpo_hashes(&d, e)) goto end;
     dpo_identity(&d, by_epochs);
     if (!train_same(t, e)) goto end;
     dpo_make_room(&d);
@@ -630,11 +654,9 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     result = 1;
     t->model = model_create(&config, o->micro_rows, o->seq_len, true, &o->memory);
     if (!comm_agree(c, train_weights(t, e), e, "making the model")) goto end;
-    if (!comm_agree(c, !first || train_out_directory(o, &t->log, e), e, "making --out") || !comm_agree(c, train_resume(t, &found, e), e, "resuming")) goto end;
-    if (!found && options->optimizer) {
-        if (!checkpoint_load_moments(options->optimizer, t->model, &t->progress.adam_t, e)) goto end;
-        log_say(&t->log, "optimizer: moments of %" PRId64 " updates from %s\n", t->progress.adam_t, options->optimizer);
-    }
+    if (options->optimizer && !o->resume && !dpo_moments(&d, e)) goto end;   // with --overwrite nothing of OUT goes before all that is read has been read
+    if (!comm_agree(c, !first || train_out_directory(o, &t->log, e), e, "making --out") || !dpo_keep_reference(&d, e) || !comm_agree(c, train_resume(t, &found, e), e, "resuming")) goto end;
+    if (options->optimizer && o->resume && !found && !dpo_moments(&d, e)) goto end;
     if (found && (t->progress.step > t->steps || t->progress.epoch < 0 || t->progress.row < 0 || t->progress.row > d.pairs.num_train)) { fail(e, "%s: the checkpoint's cursor is beyond the pairs", o->out); goto end; }
     if (found) log_say(&t->log, "resumed after step %" PRId64 ": epoch %" PRId64 ", pair %" PRId64 "\n", t->progress.step, t->progress.epoch, t->progress.row);
     train_started(t, found, argc, argv);

@@ -230,22 +230,31 @@ FN int train_earlier_results(const char *out, bool clear) {
     return n;
 }
 
-// Makes OUT, opens and locks its log, and lets nothing that is there be lost silently.
-FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use OUT? Touches nothing
-    char *a = realpath(o->model, NULL), *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints");
-    char *merged = path_join(o->out, "merged"), *c = o->merge ? realpath(merged, NULL) : NULL, *d = o->adapter ? realpath(o->adapter, NULL) : NULL;
+// Is an input (model, reference) what this run writes, or removes with --overwrite: OUT itself, its best/ or merged/?
+FN bool train_input_kept(const char *flag, const char *input, const char *out, Error *e) {
+    static const char *const own[] = {"", "/best", "/merged"};
+    char *a = realpath(input, NULL), *b = realpath(out, NULL);
+    size_t n = b ? strlen(b) : 0;
     bool ok = true;
+    for (int i = 0; a && b && i < 3; i++)
+        if (strncmp(a, b, n) == 0 && strcmp(a + n, own[i]) == 0) ok = fail(e, "--out%s is the same directory as %s: %s ---> write elsewhere, the input is not overwritten", own[i], flag, input);
+    free(a); free(b);
+    return ok;
+}
+
+// Lets nothing that is in OUT be lost silently.
+FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use OUT? Touches nothing
+    char *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints"), *d = o->adapter ? realpath(o->adapter, NULL) : NULL;
+    bool ok = train_input_kept("--model", o->model, o->out, e);
     int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
-    if (a && b && strcmp(a, b) == 0) ok = fail(e, "--out is the same directory as --model: %s ---> write elsewhere, the input is not overwritten", o->out);
-    else if (b && d && strncmp(d, b, strlen(b)) == 0 && (d[strlen(b)] == '/' || d[strlen(b)] == 0)) ok = fail(e, "--adapter %s is in --out %s ---> write elsewhere, the input is not overwritten", o->adapter, o->out);
-    else if (a && c && strcmp(a, c) == 0) ok = fail(e, "--merge would write to %s, which is --model ---> choose another --out, the input is not overwritten", merged);
-    else if (!o->resume && !o->overwrite && n > 0)
+    if (ok && b && d && strncmp(d, b, strlen(b)) == 0 && (d[strlen(b)] == '/' || d[strlen(b)] == 0)) ok = fail(e, "--adapter %s is in --out %s ---> write elsewhere, the input is not overwritten", o->adapter, o->out);
+    else if (ok && !o->resume && !o->overwrite && n > 0)
         ok = fail(e, "%s: a run is there already ---> --resume goes on, --overwrite removes it, or choose another --out", checkpoints);
-    else if (!o->resume && !o->overwrite && train_earlier_results(o->out, false) > 0)
+    else if (ok && !o->resume && !o->overwrite && train_earlier_results(o->out, false) > 0)
         ok = fail(e, "%s: a model is there already ---> --overwrite removes it, or choose another --out", o->out);
-    else if (o->resume && n == 0 && train_earlier_results(o->out, false) > 0)
+    else if (ok && o->resume && n == 0 && train_earlier_results(o->out, false) > 0)
         ok = fail(e, "%s: has a model but no checkpoint to resume from ---> --overwrite starts again, or choose another --out", o->out);
-    free(steps); free(checkpoints); free(merged); free(a); free(b); free(c); free(d);
+    free(steps); free(checkpoints); free(b); free(d);
     return ok;
 }
 

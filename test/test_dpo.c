@@ -426,6 +426,11 @@ static bool same_file(const char *a, const char *b) {
     free(x); free(y);
     return same;
 }
+static void rename_in(const char *from, const char *to) {
+    char *a = xprintf("%s", in(from));
+    assert_int_equal(rename(a, in(to)), 0);
+    free(a);
+}
 // the figures of the steps of a log as a terminal shows them; the caller frees
 static char *figures(const char *out) {
     static const char *const keys[] = {"\"step\":", "\"loss_nats_per_pair\":", "\"reward_margin\":", "\"accuracy_share\":", "\"nll_nats_per_token\":", "\"grad_norm\":"};
@@ -631,8 +636,64 @@ static void another_run_keeps_the_optimizer(void **state) {
     run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_parts --resume");
     assert_true(same_file("opt_parts/model.safetensors", "opt_kept/model.safetensors"));
     expect("--model @opt_first " ITERATED "--steps 2 --optimizer @nowhere --out @opt_x", "has no checkpoints/step_*");
+    // the checkpoint has them, so the earlier run may be gone; one without a checkpoint needs it
+    run_dpo(EXIT_STOPPED, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_alone --stop-after-steps 1");
+    rename_in("opt_first/checkpoints", "opt_first/gone");
+    run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_alone --resume");
+    assert_true(same_file("opt_alone/model.safetensors", "opt_kept/model.safetensors"));
+    expect("--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_begun --resume", "has no checkpoints/step_*");
+    rename_in("opt_first/gone", "opt_first/checkpoints");
+    run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_begun --resume");
+    assert_true(same_file("opt_begun/model.safetensors", "opt_kept/model.safetensors"));
     expect("--model test/data/llama3 " ITERATED "--steps 2 --optimizer @opt_first --out @opt_first --overwrite", "--optimizer is --out");
+    expect("--model test/data/llama3 " ITERATED "--steps 2 --optimizer @opt_first --out @opt_first --resume", "--optimizer is --out");
     expect("--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --lora-rank 4 --merge --out @opt_x", "is not a tensor of this model");
+}
+
+// --overwrite: what cannot be read is found before anything of OUT goes, another run's reference among it; and what is read is not written over
+static void a_run_that_fails_costs_no_earlier_one(void **state) {
+    (void)state;
+    static const char *const kept[] = {"model.safetensors", "config.json", "log.jsonl", "checkpoints/reference.safetensors", "checkpoints/step_00000002/manifest.json", "checkpoints/step_00000002/state.safetensors"};
+    enum { KEPT = 6 };
+    char *before[KEPT], name[128];
+    int64_t size[KEPT], n, k;
+    make_random_shard(in("pairs"), 20, 12, 10, 3);
+    make_random_shard(in("others"), 20, 12, 10, 4);
+    run_dpo(0, "--model test/data/llama3 " ITERATED "--steps 2 --out @dear");
+    run_dpo(0, "--model test/data/llama3 " ITERATED "--steps 2 --out @moments");
+    for (int i = 0; i < KEPT; i++) { snprintf(name, sizeof name, "dear/%s", kept[i]); before[i] = bytes_of(name, &size[i]); }
+    char *state_file = bytes_of("moments/checkpoints/step_00000002/state.safetensors", &n);
+    state_file[n - 3] ^= 1;
+    assert_true(write_file(in("moments/checkpoints/step_00000002/state.safetensors"), state_file, n, NULL));
+    free(state_file);
+    #define OTHERS "--model @moments --pairs @others --seq-len 64 --step-pairs 20 --steps 1 --out @dear --overwrite "
+    expect(OTHERS "--optimizer @moments", "state.safetensors");
+    expect(OTHERS "--optimizer @moments --lora-rank 4", "state.safetensors");
+    expect(OTHERS "--ref @dear", "is the same directory as --ref");
+    expect("--model @dear --pairs @others --seq-len 64 --out @dear --overwrite", "is the same directory as --model");
+    for (int i = 0; i < KEPT; i++) {
+        snprintf(name, sizeof name, "dear/%s", kept[i]);
+        if (!file_exists(in(name))) fail_msg("%s is gone", name);
+        char *after = bytes_of(name, &k);
+        if (k != size[i] || memcmp(after, before[i], (size_t)k) != 0) fail_msg("%s is another", name);
+        free(after); free(before[i]);
+    }
+    run_dpo(0, OTHERS);   // and when all can be read it is replaced
+    assert_false(file_exists(in("dear/checkpoints/step_00000002/manifest.json")));
+    run_dpo(0, OTHERS);
+    assert_non_null(strstr(output, "reference: log-probs of 20 pairs from "));   // kept, and found again
+    Error e;
+    must(make_directory(in("dear/best"), &e), &e);
+    static const char *const of[] = {"config.json", "model.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "dear/%s", of[i]);
+        char *bytes = bytes_of(name, &n);
+        snprintf(name, sizeof name, "dear/best/%s", of[i]);
+        assert_true(write_file(in(name), bytes, n, NULL));
+        free(bytes);
+    }
+    expect("--model @dear/best --pairs @others --seq-len 64 --out @dear --overwrite", "--out/best is the same directory as --model");
+    assert_true(same_file("dear/best/model.safetensors", "dear/model.safetensors"));
 }
 
 // writes the file again with numbers added to all chosen and all rejected values and the hashes right: what only the first step can see
@@ -799,6 +860,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(golden_numbers), cmocka_unit_test(every_loss_and_its_gradient_match_trl), cmocka_unit_test(gradients_match_four_separate_sequences_in_transformers),
         cmocka_unit_test(shared_prompts_equal_the_sequences_run_apart), cmocka_unit_test(a_step_holds_its_pairs_and_little_else), cmocka_unit_test(first_step_is_ln_2_and_pairs_are_learned),
         cmocka_unit_test(micro_batches_change_nothing), cmocka_unit_test(a_resumed_run_has_the_same_bits), cmocka_unit_test(lora_aligns_merges_resumes_and_goes_on), cmocka_unit_test(another_run_keeps_the_optimizer),
+        cmocka_unit_test(a_run_that_fails_costs_no_earlier_one),
         cmocka_unit_test(the_reference_is_kept_checked_and_refused), cmocka_unit_test(bad_input_is_one_line),
         cmocka_unit_test(ranks_change_nothing),
         cmocka_unit_test(a_signal_stops_with_a_checkpoint),
