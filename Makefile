@@ -107,7 +107,7 @@ $(BUILD)/dpo_cpu: dpo.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CFLAGS) -x c $< -x none -o $@ $(LIBS) $(MPI_LIBS)
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/genrm_cpu: genrm.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
-	$(CC) $(CFLAGS_BASE) $(CFLAGS) -x c $< -x none -o $@ $(LIBS)
+	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CURL_FLAGS) $(CFLAGS) -x c $< -x none -o $@ $(LIBS) $(MPI_LIBS) $(CURL_LIBS) -pthread
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu genrm.cu $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)

@@ -528,8 +528,8 @@ static void bad_input_is_one_line(void **state) {
     run_genrm(0, "--help");
     run_genrm(0, "sample --help");
     assert_non_null(strstr(output, "--repetition-penalty X"));
-    expect("", "the command is \"\", expected sample");
-    expect("smaple", "the command is \"smaple\", expected sample");
+    expect("", "the command is \"\", expected sample, judge or correct");
+    expect("smaple", "the command is \"smaple\", expected sample, judge or correct");
     expect("sample", "--model is missing");
     expect("sample --model @model --prompts @prompts.jsonl", "--out is missing");
     expect("sample --model @model --prompts @prompts.jsonl --out @x --nn 3", "unknown flag \"--nn\"");
@@ -548,7 +548,7 @@ static void bad_input_is_one_line(void **state) {
         {"{\"prompt\":\"a\"}\n{\"prompt\":", "bad.jsonl:2: not valid JSON"}, {"[1]\n", "bad.jsonl:1: the row is an array, expected an object"}, {"{\"text\":\"a\"}", "bad.jsonl:1: expected \"prompt\" or \"messages\""}, {"{\"prompt\":3}", "bad.jsonl:1: \"prompt\" is an integer"},
         {"{\"prompt\":\" \"}", "bad.jsonl:1: \"prompt\" is empty"}, {"{\"messages\":[]}", "\"messages\" is an empty list"}, {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\"}]}", "is an assistant turn that answers nothing"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"b\"}]}", "\"messages\" ends with a system turn, expected a user turn"},
-        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", "\"prompt\" ends with an assistant turn, expected a user turn"}, {"", "bad.jsonl: has no prompts"}};
+        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", "\"prompt\" ends with an assistant turn, expected a user turn"}, {"", "bad.jsonl: has no rows"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) { put("bad.jsonl", rows[i].rows); expect("sample --model @model --prompts @bad.jsonl --max-new 18 --out @x --quiet", rows[i].text); }
     // answers of another run, of nobody, damaged
     expect("sample --model @model --prompts @prompts.jsonl --max-new 18 --n 3 --temperature 1.2 --top-p 0.9 --seed 4 --out @one.jsonl", "the answers there are of another run: \"top_p\" is 0.95, here 0.9");
