@@ -111,8 +111,8 @@ $(BUILD)/genrm_cpu: genrm.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu genrm.cu $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
-$(BUILD)/test_endpoint: CFLAGS_BASE += $(CURL_FLAGS)
-$(BUILD)/test_endpoint: LIBS += $(CURL_LIBS) -pthread
+$(BUILD)/test_endpoint $(BUILD)/test_genrm: CFLAGS_BASE += $(CURL_FLAGS)
+$(BUILD)/test_endpoint $(BUILD)/test_genrm: LIBS += $(CURL_LIBS) -pthread
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 $(BUILD)/test_train_late: test/test_train.c
