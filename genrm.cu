@@ -23,6 +23,7 @@
 #define FINDAP_LIBRARY          // the model, without its main()
 #include "train_findap.c"
 #include "findap/answers.h"     // defines: Run, Options, run_answers
+#include "findap/pair_files.h"  // defines: pair_files_main
 #include "findap/pair_rows.h"   // defines: prompt_question, prompt_with_question
 
 enum { MAX_FLAGS = 48 };
@@ -74,20 +75,6 @@ FN void options_begin(Options *o) {
     memset(o, 0, sizeof *o);
     o->n = 1; o->max_new = 256; o->batch = 32; o->seed = 1; o->sampling.temperature = 1; o->sampling.top_p = 1; o->sampling.repetition_penalty = 1;
     o->gold = "completion"; o->kind = "auto"; o->connections = 4; o->endpoint = endpoint_defaults();
-}
-FN bool flags_unused(Flag *flags, int n, const char *const *names, const char *why, Error *e) {   // names end with NULL
-    for (; *names; names++) if (!flag_unused(flags, n, *names, why, e)) return false;
-    return true;
-}
-
-// The text in row[name]: false, with an error, if it is something else; an empty one if it is not there
-FN bool row_text(const json_t *row, const char *name, const char *where, bool required, Text *t, Error *e) {
-    const json_t *j = json_object_get(row, name);
-    *t = text_of("");
-    if (!j || json_is_null(j)) return required ? fail(e, "%s: \"%s\" is missing, expected a string", where, name) : true;
-    if (!json_is_string(j)) return fail(e, "%s: \"%s\" is %s, expected a string", where, name, json_type_name(j));
-    *t = text_make(json_string_value(j), (int64_t)json_string_length(j));
-    return true;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -557,15 +544,19 @@ FN int genrm_main(int argc, char **argv) {
     if (strcmp(command, "sample") == 0) return run_main(SAMPLE, argc, argv);
     if (strcmp(command, "judge") == 0) return run_main(JUDGE, argc, argv);
     if (strcmp(command, "correct") == 0) return run_main(CORRECT, argc, argv);
+    if (strcmp(command, "pairs") == 0) return pair_files_main(false, argc, argv);
+    if (strcmp(command, "distill") == 0) return pair_files_main(true, argc, argv);
     if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0) {
         printf("usage: genrm sample ...    answers to prompts\n"
                "       genrm judge ...     are they right? by the verifier, by a judge's P(Yes), by its verdict beside a reference\n"
                "       genrm correct ...   the first wrong step of wrong answers, and what should stand there\n"
+               "       genrm pairs ...     preference pairs of all these, for prepare --kind pref\n"
+               "       genrm distill ...   the model's own good answers, for prepare --kind it\n"
                "\n`genrm COMMAND --help` shows a command's flags\n");
         return 0;
     }
     Error e;
-    fail(&e, "the command is \"%s\", expected sample, judge or correct ---> see genrm --help", command);
+    fail(&e, "the command is \"%s\", expected sample, judge, correct, pairs or distill ---> see genrm --help", command);
     fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     return 1;
 }

@@ -79,6 +79,21 @@ struct Run {
 
 FN int64_t run_new_room(const Run *s) { return s->o->max_new > 0 ? s->o->max_new - 1 : 0; }   // the last token that is generated is never put through the model
 
+FN bool flags_unused(Flag *flags, int n, const char *const *names, const char *why, Error *e) {   // names end with NULL
+    for (; *names; names++) if (!flag_unused(flags, n, *names, why, e)) return false;
+    return true;
+}
+
+// The text in row[name]: false, with an error, if it is something else; an empty one if it is not there
+FN bool row_text(const json_t *row, const char *name, const char *where, bool required, Text *t, Error *e) {
+    const json_t *j = json_object_get(row, name);
+    *t = text_of("");
+    if (!j || json_is_null(j)) return required ? fail(e, "%s: \"%s\" is missing, expected a string", where, name) : true;
+    if (!json_is_string(j)) return fail(e, "%s: \"%s\" is %s, expected a string", where, name, json_type_name(j));
+    *t = text_make(json_string_value(j), (int64_t)json_string_length(j));
+    return true;
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // rows
 
