@@ -23,10 +23,12 @@
 #define FINDAP_LIBRARY          // the model, without its main()
 #include "train_findap.c"
 #include "findap/answers.h"     // defines: Run, Options, run_answers
+#include "findap/chat_loop.h"   // defines: chat_flags, chat_run
 #include "findap/pair_files.h"  // defines: pair_files_main
 #include "findap/pair_rows.h"   // defines: prompt_question, prompt_with_question
 
 enum { MAX_FLAGS = 48 };
+FN const char *const draws[] = {"--top-k", "--top-p", "--min-p", "--seed", NULL};   // flags that need a temperature
 FN int add_flags(Flag *flags, int n, const Flag *more, int k) {
     CHECK(n + k <= MAX_FLAGS);
     memcpy(flags + n, more, (size_t)k * sizeof(Flag));
@@ -177,9 +179,9 @@ FN int sample_flags(Options *o, Flag *flags) {
 }
 
 FN bool sample_settings(Options *o, Flag *flags, int n, Error *e) {
-    static const char *const drawing[] = {"--top-k", "--top-p", "--min-p", "--seed", NULL}, *const printing[] = {"--quiet", NULL};
+    static const char *const printing[] = {"--quiet", NULL};
     if (!o->model || !o->in || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see genrm sample --help", !o->model ? "--model" : !o->in ? "--prompts" : "--out");
-    if (o->sampling.temperature == 0 && !flags_unused(flags, n, drawing, "--temperature 0 takes the most probable token", e)) return false;
+    if (o->sampling.temperature == 0 && !flags_unused(flags, n, draws, "--temperature 0 takes the most probable token", e)) return false;
     if (o->sampling.temperature == 0 && o->n > 1) return fail(e, "--n is %" PRId64 " with --temperature 0: all answers would be the same ---> give a temperature above 0", o->n);
     if (o->dry_run && !flags_unused(flags, n, printing, "--dry-run does nothing but print", e)) return false;
     for (int i = 0; i < o->stop.n; i++) if (!*o->stop.items[i]) return fail(e, "--stop has an empty text, expected at least one character");
@@ -501,7 +503,12 @@ FN bool correct_run(Run *s, int argc, char **argv, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------
 // the program
 
-enum { SAMPLE, JUDGE, CORRECT };
+FN bool chat_settings(const Options *o, const Comm *c, Flag *flags, int n, Error *e) {
+    if (c->size > 1) return fail(e, "a conversation is one process's, found %d ---> start genrm chat alone", c->size);
+    return o->sampling.temperature > 0 || flags_unused(flags, n, draws, "--temperature 0 takes the most probable token", e);
+}
+
+enum { SAMPLE, JUDGE, CORRECT, CHAT };
 FN int run_main(int command, int argc, char **argv) {
     static const struct { const char *usage, *about; } help_of[] = {
         {"genrm sample --model DIR --prompts FILE.jsonl --out FILE.jsonl [flags]",
@@ -513,6 +520,7 @@ FN int run_main(int command, int argc, char **argv) {
         {"genrm correct --answers JUDGED.jsonl --out FILE.jsonl (--model DIR | --endpoint URL) [flags]",
          "The first wrong step of wrong answers, and what should stand there instead. What is quoted must be in the answer, in its place, and the correction must differ;\n"
          "what does not hold is kept with its reason. A summary on stdout, one JSON object."},
+        {"genrm chat --model DIR [flags]", "A conversation: a line of standard input is a turn, the answer comes as it is made. /clear begins anew, /quit ends. Escape sequences in answers are made visible."},
     };
     Options o;
     Flag flags[MAX_FLAGS];
@@ -522,15 +530,15 @@ FN int run_main(int command, int argc, char **argv) {
     memset(&s, 0, sizeof s);
     options_begin(&o);
     s.o = &o;
-    int n = command == SAMPLE ? sample_flags(&o, flags) : command == JUDGE ? judge_flags(&o, flags) : correct_flags(&o, flags);
+    int n = command == SAMPLE ? sample_flags(&o, flags) : command == JUDGE ? judge_flags(&o, flags) : command == CORRECT ? correct_flags(&o, flags) : flags_of_cuts(&o, flags, chat_flags(&o, flags));
     bool ok = comm_begin(&s.comm, 60, &e) && flags_parse(argc, argv, 2, flags, n, NULL, &help, &e);
     if (ok && help && s.comm.rank == 0) flags_help(help_of[command].usage, help_of[command].about, flags, n);
-    ok = ok && (help || (command == SAMPLE ? sample_settings(&o, flags, n, &e) : command == JUDGE ? judge_settings(&s, flags, n, &e) : correct_settings(&s, flags, n, &e)));
+    ok = ok && (help || (command == SAMPLE ? sample_settings(&o, flags, n, &e) : command == JUDGE ? judge_settings(&s, flags, n, &e) : command == CORRECT ? correct_settings(&s, flags, n, &e) : chat_settings(&o, &s.comm, flags, n, &e)));
     ok = comm_agree(&s.comm, ok, &e, "reading flags");
     bool print = s.comm.rank == 0;
     if (!print) o.quiet = true;
     if (ok && !help && !o.quiet) log_banner(FINDAP_DEVICE, argc, argv);
-    if (ok && !help) ok = comm_agree(&s.comm, command == SAMPLE ? sample_run(&s, argc, argv, &e) : command == JUDGE ? judge_run(&s, argc, argv, &e) : correct_run(&s, argc, argv, &e), &e, "the end");
+    if (ok && !help) ok = comm_agree(&s.comm, command == SAMPLE ? sample_run(&s, argc, argv, &e) : command == JUDGE ? judge_run(&s, argc, argv, &e) : command == CORRECT ? correct_run(&s, argc, argv, &e) : chat_run(&s, &e), &e, "the end");
     if (!ok && print) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     run_free(&s);
     comm_end(&s.comm);
@@ -544,6 +552,7 @@ FN int genrm_main(int argc, char **argv) {
     if (strcmp(command, "sample") == 0) return run_main(SAMPLE, argc, argv);
     if (strcmp(command, "judge") == 0) return run_main(JUDGE, argc, argv);
     if (strcmp(command, "correct") == 0) return run_main(CORRECT, argc, argv);
+    if (strcmp(command, "chat") == 0) return run_main(CHAT, argc, argv);
     if (strcmp(command, "pairs") == 0) return pair_files_main(false, argc, argv);
     if (strcmp(command, "distill") == 0) return pair_files_main(true, argc, argv);
     if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0) {
@@ -552,11 +561,12 @@ FN int genrm_main(int argc, char **argv) {
                "       genrm correct ...   the first wrong step of wrong answers, and what should stand there\n"
                "       genrm pairs ...     preference pairs of all these, for prepare --kind pref\n"
                "       genrm distill ...   the model's own good answers, for prepare --kind it\n"
+               "       genrm chat ...      a conversation\n"
                "\n`genrm COMMAND --help` shows a command's flags\n");
         return 0;
     }
     Error e;
-    fail(&e, "the command is \"%s\", expected sample, judge, correct, pairs or distill ---> see genrm --help", command);
+    fail(&e, "the command is \"%s\", expected sample, judge, correct, pairs, distill or chat ---> see genrm --help", command);
     fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     return 1;
 }

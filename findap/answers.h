@@ -25,7 +25,7 @@ enum { CHECKED_ANSWERS = 32 };   // whose log-probs are computed a second time
 typedef struct {
     const char *model, *in, *out, *adapter, *template_name, *system, *wrap;
     const char *mode, *prompt, *gold, *kind, *yes, *no;   // of judges
-    int64_t n, max_new, seed, batch, connections;
+    int64_t n, max_new, seed, batch, connections, context;
     Sampling sampling;
     StringList stop;
     EndpointOptions endpoint;

@@ -59,11 +59,12 @@ FN bool file_rows_read(const StringList *files, FileRows *r, Error *e) {
         unmap_file(&m);
         if (!ok) return false;
     }
+    if (r->n == 0) return files->n == 0 || fail(e, "%s: has no rows", files->items[0]);
     // a prompt's answers get the number of its first, so that sorting by number keeps them together
     qsort(r->items, (size_t)r->n, sizeof(FileRow), file_row_by_prompt);
     for (int64_t i = 1; i < r->n; i++) if (memcmp(&r->items[i].prompt, &r->items[i - 1].prompt, sizeof(XXH128_hash_t)) == 0) r->items[i].number = r->items[i - 1].number;
     qsort(r->items, (size_t)r->n, sizeof(FileRow), file_row_compare);
-    return r->n > 0 || files->n == 0 || fail(e, "%s: has no rows", files->items[0]);
+    return true;
 }
 // items [i, end) have the prompt of item i
 FN int64_t file_rows_end(const FileRows *r, int64_t i) {

@@ -469,6 +469,78 @@ static void good_answers_are_distilled(void **state) {
     free_rows(wrapped);
 }
 
+// ---- chat
+
+static void words_are_made_harmless(void **state) {
+    (void)state;
+    static const struct { const char *text, *want; } cases[] = {{"plain\n\ttext \xC3\xA9 \xE5\xB9\xB4 \xF0\x9F\x98\x80", NULL}, {"\x1B[2J\x1B]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"}, {"a\rb\bc\x7F", "a\\x0db\\x08c\\x7f"}, {"\xC2\x9B" "31m", "\\u009b31m"},
+        {"\x9B" "31m", "\\x9b31m"}, {"\xE2\x80\xAE" "drow", "\\u202edrow"}, {"\xE2\x81\xA6\xE2\x81\xA9\xE2\x80\x8F", "\\u2066\\u2069\\u200f"}, {"\xF3\xA0\x81\x81", "\\U000e0041"}, {"\xE2\x80", "\\xe2\\x80"}, {"\xED\xA0\x80", "\\xed\\xa0\\x80"}, {"\xC0\xAF", "\\xc0\\xaf"}, {"\xE2\x80\xA8", "\\u2028"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *text = cases[i].text, *want = cases[i].want ? cases[i].want : text;
+        int64_t n = (int64_t)strlen(text);
+        for (int64_t cut = 0; cut <= n; cut++) {   // as it streams in, in two pieces
+            Buffer b = {NULL, 0, 0};
+            int64_t taken = terminal_text(text, cut, false, &b);
+            assert_true(taken <= cut && cut - taken < 4);
+            assert_int_equal(terminal_text(text + taken, n - taken, true, &b), n - taken);
+            if (b.len != (int64_t)strlen(want) || memcmp(b.data ? b.data : "", want, (size_t)b.len) != 0) fail_msg("case %d, cut at %d: \"%.*s\"", (int)i, (int)cut, (int)b.len, b.data);
+            buffer_free(&b);
+        }
+    }
+    for (int i = 0; i < 20000; i++) {   // whatever it is
+        char text[12];
+        Buffer b = {NULL, 0, 0};
+        for (int k = 0; k < 12; k++) text[k] = (char)random_below(3, (uint64_t)i, (uint64_t)k, 256);
+        assert_int_equal(terminal_text(text, 12, true, &b), 12);
+        for (int64_t k = 0; k < b.len; k++) {
+            unsigned char c = (unsigned char)b.data[k];
+            if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F || (c == 0xC2 && (unsigned char)b.data[k + 1] < 0xA0)) fail_msg("byte %02x came through", c);
+        }
+        buffer_free(&b);
+    }
+}
+
+static void chat(int status, const char *turns, const char *words) {
+    put("turns.txt", turns);
+    assert_non_null(freopen(in("turns.txt"), "r", stdin));
+    run_genrm(status, words);
+}
+static void conversations_are_held(void **state) {
+    (void)state;
+    #define CHAT "chat --model @model --temperature 0 --max-new 12"
+    chat(0, "count from p\n\n  count from c  \n/clear\n/nonsense\ncount from p", CHAT " --quiet");
+    const char *first = "qrstuvwxyz";   // sample's greedy answer to the first turn, and to both: see below
+    assert_memory_equal(output, first, strlen(first));
+    char *second = strchr(output, '\n') + 1, *third = strstr(second, "no such command: expected /clear or /quit\n");
+    assert_non_null(third);
+    third = strchr(third, '\n') + 1;
+    assert_memory_equal(third, output, (size_t)(second - output));
+    char *answer = xprintf("%.*s", (int)(strchr(second, '\n') - second), second), *said = xprintf("%.*s", (int)(second - 1 - output), output);
+    put("two.jsonl", "");
+    char *row = xprintf("{\"prompt\":[{\"role\":\"user\",\"content\":\"count from p\"},{\"role\":\"assistant\",\"content\":\"%s\"},{\"role\":\"user\",\"content\":\"count from c\"}]}", said);
+    put("two.jsonl", row);
+    run_genrm(0, "sample --model @model --prompts @two.jsonl --temperature 0 --max-new 12 --out @two_answer.jsonl --quiet");
+    json_t *rows[MAX_ROWS];
+    assert_int_equal(rows_of("two_answer.jsonl", "row", rows), 1);
+    says(rows[0], "answer", answer);
+    free_rows(rows);
+    free(row); free(answer); free(said);
+    // earlier turns are found in pages; /quit; a system turn; what is left of the context is all there is
+    chat(0, "count from p\ncount from c\n/quit\ncount from a\n", CHAT " --system hello");
+    const char *one = strstr(output, "; prompt "), *two = one ? strstr(one + 1, "; prompt ") : NULL;
+    assert_true(two && !strstr(two + 1, "; prompt "));
+    int of_first = atoi(one + 9), of_second = atoi(two + 9);
+    assert_true(of_first > 2 * PAGE_TOKENS && of_second > of_first + 12);
+    assert_int_equal(atoi(strchr(two + 9, ',') + 1), of_first / PAGE_TOKENS * PAGE_TOKENS);   // the first turn's whole pages
+    assert_int_equal(atoi(strchr(one + 9, ',') + 1), 0);
+    chat(1, "count from p\ncount from c\ncount from d\ncount from e\ncount from f\n", CHAT " --quiet");
+    assert_non_null(strstr(output, "genrm: error: the conversation has "));
+    assert_non_null(strstr(output, "there is room for 128 ---> /clear begins anew"));
+    expect("chat", "--model is missing");
+    expect("chat --model @model --context 1000", "--context is 1000, the model has 128 positions");
+    expect(CHAT " --top-p 0.5", "--top-p has no effect here");
+}
+
 // ---- misuse
 
 static void misuse_is_one_line(void **state) {
@@ -522,7 +594,7 @@ int main(int argc, char **argv) {
     find_build(argv[0]);
     unsetenv("OPENAI_API_KEY");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(verifier_judges), cmocka_unit_test(probabilities_judge), cmocka_unit_test(an_endpoint_judges), cmocka_unit_test(corrections_are_checked), cmocka_unit_test(pairs_are_made_and_counted), cmocka_unit_test(good_answers_are_distilled), cmocka_unit_test(ranks_make_the_same_rows), cmocka_unit_test(misuse_is_one_line),
+        cmocka_unit_test(verifier_judges), cmocka_unit_test(probabilities_judge), cmocka_unit_test(an_endpoint_judges), cmocka_unit_test(corrections_are_checked), cmocka_unit_test(pairs_are_made_and_counted), cmocka_unit_test(good_answers_are_distilled), cmocka_unit_test(words_are_made_harmless), cmocka_unit_test(conversations_are_held), cmocka_unit_test(ranks_make_the_same_rows), cmocka_unit_test(misuse_is_one_line),
     };
     int failed = cmocka_run_group_tests(tests, open_all, teardown);
     free(output);
