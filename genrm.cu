@@ -396,7 +396,7 @@ FN bool judge_run(Run *s, int argc, char **argv, Error *e) {
     }
     for (int64_t i = 0; ok && s->num_sets && i < s->sets[0].ids.len; i++) for (int64_t k = 0; k < s->sets[1].ids.len; k++) if (s->sets[0].ids.data[i] == s->sets[1].ids.data[k]) ok = fail(e, "--yes and --no are the same word");
     if (!comm_agree(&s->comm, ok && run_rows(s, e), e, "reading the answers")) return false;
-    if (!o->quiet && o->model) run_print_plan(s);
+    if (!o->quiet && s->mode != MODE_VERIFY) run_print_plan(s);
     if (o->dry_run) return true;
     if (!run_same(s, argc, argv, e)) return false;
     ok = run_answers(s, json_pack("{s:s,s:s,s:s,s:s,s:s,s:f,s:s,s:s,s:f}", "format", "findap-judge-1", "mode", o->mode, "prompt_hash", prompt.hex, "gold", o->gold, "verifier", o->kind, "tolerance", o->tolerance, "yes", o->yes, "no", o->no, "least", o->least), e);
@@ -492,7 +492,7 @@ FN bool correct_run(Run *s, int argc, char **argv, Error *e) {
     Hash prompt = {""};
     s->item = correct_item; s->line = correct_line; s->file.had = correct_had; s->file.row_key = "line";
     if (!comm_agree(&s->comm, (!o->model || run_open_model(s, e)) && judge_prompt(s, "correct.txt", prompt_judge_reference, &prompt, e) && run_rows(s, e), e, "reading the answers")) return false;
-    if (!o->quiet && o->model) run_print_plan(s);
+    if (!o->quiet) run_print_plan(s);
     if (o->dry_run) return true;
     if (!run_same(s, argc, argv, e)) return false;
     bool ok = run_answers(s, json_pack("{s:s,s:s,s:s}", "format", "findap-correct-1", "prompt_hash", prompt.hex, "gold", o->gold), e);

@@ -214,7 +214,7 @@ static Sum make_sum(World *w, int part, int wrong) {   // wrong: 0, or the numbe
     Sum s;
     const Company *c = &w->company[draw(w, NUM_COMPANIES)];
     for (int found = -1; found != part;) {
-        s.a = 1 + draw(w, 9); s.b = 1 + draw(w, 9); s.c = 1 + draw(w, s.a + s.b - 1);
+        s.a = 1 + draw(w, 7); s.b = 1 + draw(w, 7); s.c = 1 + draw(w, s.a + s.b - 1);
         int five = (int)random_below(w->seed, 6, (uint64_t)(s.a * 10000 + s.b * 100 + s.c), 5);
         found = five < 3 ? PART_TRAINED : five == 3 ? PART_ASKED : PART_TESTED;
     }

@@ -82,7 +82,8 @@ FN bool answer_file_join(AnswerFile *f, bool look, int64_t *parts, Error *e) {
     DIR *d = opendir(directory);
     bool ok = d != NULL || fail(e, "%s: cannot be read: %s", directory, strerror(errno));
     for (struct dirent *entry; ok && (entry = readdir(d)) != NULL;) {
-        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0) continue;
+        const char *rank = entry->d_name + strlen(prefix);
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0 || !*rank || rank[strspn(rank, "0123456789")]) continue;
         ++*parts;
         if (look) continue;
         char *path = path_join(directory, entry->d_name);

@@ -287,6 +287,7 @@ FN Room run_room(const Run *s) {
 
 FN void run_print_plan(const Run *s) {
     char plan[MODEL_PLAN_SIZE];
+    if (s->o->endpoint.url) { fprintf(stderr, "%" PRId64 " of %" PRId64 " rows are to be asked of %s at %s, at most %" PRId64 " tokens each\n", s->skipped[SKIP_NOT], s->num_items, s->o->endpoint.model, s->o->endpoint.url, s->o->max_new); return; }
     Room r = run_room(s);
     int64_t bytes = model_memory_bytes(&s->config, r.B, r.T, false, &s->memory, plan), tokens = 0;
     for (int64_t i = 0; i < s->num_items; i++) tokens += s->items[i].ids.len;

@@ -299,6 +299,11 @@ static void corrections_are_checked(void **state) {
     assert_true(summary("rows") == 7 && summary("asked") == 4 && summary("good") == 2 && summary("rejected.step_not_quoted") == 1 && summary("rejected.no_json") == 1 && summary("not_asked.not_judged_wrong") == 2 && summary("not_asked.no_reference") == 1);
     run_genrm(0, words);   // again: nobody is asked (the server is gone)
     assert_true(summary("asked") == 4 && summary("new") == 0 && summary("good") == 2);
+    char *dry = xprintf("%s --dry-run", words), *out = strstr(dry, "--out");
+    memset(out, ' ', strcspn(out + 6, " ") + 6);
+    run_genrm(0, dry);
+    assert_non_null(strstr(output, "4 of 7 rows are to be asked of judge-1 at http://127.0.0.1:"));
+    free(dry);
     free(words);
     // the model here: what it says is no JSON, which is counted
     put("reference.txt", "{{question}}{{reference}}{{answer}}");
@@ -332,6 +337,7 @@ static void ranks_make_the_same_rows(void **state) {
             must(write_file(in(name), data, line[5] - data, &e) && write_file(in(k == 2 ? "ranks2.jsonl.part.1" : "ranks3.jsonl.part.1"), line[4], line[9] - line[4] + (line[10] - line[9]) / 2, &e)
                  && write_file(in(k == 2 ? "ranks2.jsonl.part.7" : "ranks3.jsonl.part.7"), line[10], line[11] - line[10], &e), &e);
             unmap_file(&one);
+            put(k == 2 ? "ranks2.jsonl.part.1.bak" : "ranks3.jsonl.part.", "somebody's own");   // no rank's
             must(map_file(in("ranks0.jsonl.run"), &one, &e) && write_file(in(k == 2 ? "ranks2.jsonl.run" : "ranks3.jsonl.run"), one.data, one.size, &e), &e);
             unmap_file(&one);
         }
@@ -346,6 +352,7 @@ static void ranks_make_the_same_rows(void **state) {
         assert_false(file_exists(left));
         free(text); free(left);
     }
+    assert_true(file_exists(in("ranks2.jsonl.part.1.bak")) && file_exists(in("ranks3.jsonl.part.")));
     for (int k = 0; k < 4; k++) free(said[k]);
     // judge too; and an error on all ranks is one line
     char *command = xprintf("%s -np 3 %s judge --mode verify --answers %s/ranks1.jsonl --out %s/judged3.jsonl --quiet >%s/summary.txt 2>%s/log.txt", mpirun, program, directory, directory, directory, directory);
