@@ -17,7 +17,7 @@
 // --steps makes another, smaller world instead, for the generative reward model (scripts/demo_align.sh): sums in two steps, and wrong ones with the first wrong step and its
 // correction, as genrm correct asks for them. The tokenizer and the recipe are of this world then:
 //     OUT/steps.jsonl, corrections.jsonl   instruction data, trained together
-//     OUT/ask.jsonl, ask_test.jsonl        {"prompt", "completion"}: questions to sample answers to, and held-out ones; no three numbers stand in more than one of trained, asked and held out
+//     OUT/ask.jsonl, ask_test.jsonl        {"prompt", "completion"}: questions to sample answers to, and held-out ones; no question stands in more than one of trained, asked and held out
 //     OUT/correct.txt                      what genrm correct asks, as short as such a model needs it
 //
 // --rambling spoils the instruction data: that share of its answers does not end where it should but goes on with sentences from the
@@ -207,23 +207,24 @@ static bool set_add(StringSet *s, const char *text) {   // false: was there alre
 // ---------------------------------------------------------------------------------------------------------------
 // --steps: the world of the generative reward model. "Caswick earned 4 and 3 and paid 2. What is left?" - "4 + 3 = 7. 7 - 2 = 5. Answer: 5"
 
-enum { PART_TRAINED, PART_ASKED, PART_TESTED };   // the three numbers decide, so that a test's have never been seen together
+enum { PART_TRAINED, PART_ASKED, PART_TESTED };   // of a question, by its hash: none is in two of them
 typedef struct { int a, b, c; char *question, *solution, *first, *second; } Sum;   // the two steps of the solution
 
 static Sum make_sum(World *w, int part, int wrong) {   // wrong: 0, or the number of the first step that is
     Sum s;
-    const Company *c = &w->company[draw(w, NUM_COMPANIES)];
-    for (int found = -1; found != part;) {
-        s.a = 1 + draw(w, 7); s.b = 1 + draw(w, 7); s.c = 1 + draw(w, s.a + s.b - 1);
-        int five = (int)random_below(w->seed, 6, (uint64_t)(s.a * 10000 + s.b * 100 + s.c), 5);
-        found = five < 3 ? PART_TRAINED : five == 3 ? PART_ASKED : PART_TESTED;
+    for (s.question = NULL;;) {
+        const char *name = w->company[draw(w, NUM_COMPANIES)].name;
+        s.a = 1 + draw(w, 9); s.b = 1 + draw(w, 9); s.c = 1 + draw(w, s.a + s.b - 1);
+        s.question = draw(w, 2) ? xprintf("%s earned %d and %d and paid %d. What is left?", name, s.a, s.b, s.c) : xprintf("What is left of %d and %d when %s has paid %d?", s.a, s.b, name, s.c);
+        int five = (int)(XXH3_64bits_withSeed(s.question, strlen(s.question), w->seed) % 5);
+        if (part == (five < 3 ? PART_TRAINED : five == 3 ? PART_ASKED : PART_TESTED)) break;
+        free(s.question);
     }
-    int sum = s.a + s.b, rest, off = 1 + draw(w, 2);
+    int sum = s.a + s.b, off = 1 + draw(w, 2);
     off = draw(w, 2) ? off : -off;
     if (wrong == 1) sum = sum + off > s.c ? sum + off : sum + 1;
-    rest = sum - s.c;
+    int rest = sum - s.c;
     if (wrong == 2) rest = rest + off >= 0 ? rest + off : rest + 1;
-    s.question = draw(w, 2) ? xprintf("%s earned %d and %d and paid %d. What is left?", c->name, s.a, s.b, s.c) : xprintf("What is left of %d and %d when %s has paid %d?", s.a, s.b, c->name, s.c);
     s.first = xprintf("%d + %d = %d.", s.a, s.b, sum);
     s.second = xprintf("%d - %d = %d.", sum, s.c, rest);
     s.solution = xprintf("%s %s Answer: %d", s.first, s.second, rest);

@@ -3,7 +3,7 @@
 #
 #     1  a tiny model learns sums in two steps, of which SHARE ramble on instead of ending, and to name and correct the first wrong step of such a sum
 #     2  asked the held-out questions, greedily: the share that is right and ended, and the overlength ratio
-#     3  sample -> judge -> correct -> pairs: N answers to each of ASK other questions, none of whose three numbers were trained on; FAP, SCP and overlong pairs of them
+#     3  sample -> judge -> correct -> pairs: N answers to each of ASK other questions, none of them trained on; FAP, SCP and overlong pairs of them
 #     4  prepare, dpo
 #     5  asked the held-out questions again
 #
@@ -13,7 +13,7 @@
 # Settings (environment): SEED, SHARE, CAP (tokens of an answer), ASK, N, LR, EPOCHS of DPO, OUT, and TRAINED=1: keep the trained model of an earlier call.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${OUT:-build/demo_align} share=${SHARE:-0.3} cap=${CAP:-44} asked=${ASK:-250} n=${N:-6} lr=${LR:-1e-4} epochs=${EPOCHS:-2}
+out=${OUT:-build/demo_align} share=${SHARE:-0.3} cap=${CAP:-44} asked=${ASK:-250} n=${N:-6} lr=${LR:-2e-4} epochs=${EPOCHS:-4}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}   # where other programs run too, threads that spin at barriers cost several times their work
 run() { echo "+ $*" >&2; "$@"; }
 number() { grep -o "\"$2\": *[0-9.eE+-]*" "$1" | sed 's/.*: *//' | head -n 1; }   # a number of a one-line JSON object, the first of that name
