@@ -533,9 +533,10 @@ static void conversations_are_held(void **state) {
     free_rows(rows);
     free(row); free(answer); free(said);
     // earlier turns are found in pages; /quit; a system turn; what is left of the context is all there is
-    chat(0, "count from p\ncount from c\n/quit\ncount from a\n", CHAT " --system hello");
-    const char *one = strstr(output, "; prompt "), *two = one ? strstr(one + 1, "; prompt ") : NULL;
-    assert_true(two && !strstr(two + 1, "; prompt "));
+    chat(0, "count from p\ncount from c\n/clear\ncount from p\n/quit\ncount from a\n", CHAT " --system hello");
+    const char *one = strstr(output, "; prompt "), *two = one ? strstr(one + 1, "; prompt ") : NULL, *three = two ? strstr(two + 1, "; prompt ") : NULL;
+    assert_true(three && !strstr(three + 1, "; prompt "));
+    assert_int_equal(atoi(three + 9), atoi(one + 9));   // begun anew, with the system turn
     int of_first = atoi(one + 9), of_second = atoi(two + 9);
     assert_true(of_first > 2 * PAGE_TOKENS && of_second > of_first + 12);
     assert_int_equal(atoi(strchr(two + 9, ',') + 1), of_first / PAGE_TOKENS * PAGE_TOKENS);   // the first turn's whole pages
