@@ -28,7 +28,7 @@
 #include "findap/pair_rows.h"   // defines: prompt_question, prompt_with_question
 
 enum { MAX_FLAGS = 48 };
-FN const char *const draws[] = {"--top-k", "--top-p", "--min-p", "--seed", NULL};   // flags that need a temperature
+FN const char *const draw_flags[] = {"--top-k", "--top-p", "--min-p", "--seed", NULL};   // flags that need a temperature
 FN int add_flags(Flag *flags, int n, const Flag *more, int k) {
     CHECK(n + k <= MAX_FLAGS);
     memcpy(flags + n, more, (size_t)k * sizeof(Flag));
@@ -181,7 +181,7 @@ FN int sample_flags(Options *o, Flag *flags) {
 FN bool sample_settings(Options *o, Flag *flags, int n, Error *e) {
     static const char *const printing[] = {"--quiet", NULL};
     if (!o->model || !o->in || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see genrm sample --help", !o->model ? "--model" : !o->in ? "--prompts" : "--out");
-    if (o->sampling.temperature == 0 && !flags_unused(flags, n, draws, "--temperature 0 takes the most probable token", e)) return false;
+    if (o->sampling.temperature == 0 && !flags_unused(flags, n, draw_flags, "--temperature 0 takes the most probable token", e)) return false;
     if (o->sampling.temperature == 0 && o->n > 1) return fail(e, "--n is %" PRId64 " with --temperature 0: all answers would be the same ---> give a temperature above 0", o->n);
     if (o->dry_run && !flags_unused(flags, n, printing, "--dry-run does nothing but print", e)) return false;
     for (int i = 0; i < o->stop.n; i++) if (!*o->stop.items[i]) return fail(e, "--stop has an empty text, expected at least one character");
@@ -505,7 +505,7 @@ FN bool correct_run(Run *s, int argc, char **argv, Error *e) {
 
 FN bool chat_settings(const Options *o, const Comm *c, Flag *flags, int n, Error *e) {
     if (c->size > 1) return fail(e, "a conversation is one process's, found %d ---> start genrm chat alone", c->size);
-    return o->sampling.temperature > 0 || flags_unused(flags, n, draws, "--temperature 0 takes the most probable token", e);
+    return o->sampling.temperature > 0 || flags_unused(flags, n, draw_flags, "--temperature 0 takes the most probable token", e);
 }
 
 enum { SAMPLE, JUDGE, CORRECT, CHAT };
