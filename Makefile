@@ -2,6 +2,7 @@
 #
 #   make            all programs that can be built here
 #   make demo       the main job, end to end, on the CPU with data the project makes itself (about two minutes)
+#   make demo-align the generative reward model end to end, likewise (sample, judge, correct, pairs, dpo)
 #   make test       every test, no GPU and no Python needed
 #   make help       all targets
 #
@@ -75,7 +76,7 @@ TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
 
-.PHONY: all cpu detect demo test test-sanitize sanitized-tests headers cuda compare gpu-check gpu-ranks fuzz bench deps help clean
+.PHONY: all cpu detect demo demo-align test test-sanitize sanitized-tests headers cuda compare gpu-check gpu-ranks fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -107,12 +108,12 @@ $(BUILD)/dpo_cpu: dpo.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CFLAGS) -x c $< -x none -o $@ $(LIBS) $(MPI_LIBS)
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/genrm_cpu: genrm.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
-	$(CC) $(CFLAGS_BASE) $(CFLAGS) -x c $< -x none -o $@ $(LIBS)
+	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CURL_FLAGS) $(CFLAGS) -x c $< -x none -o $@ $(LIBS) $(MPI_LIBS) $(CURL_LIBS) -pthread
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu genrm.cu $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
-$(BUILD)/test_endpoint: CFLAGS_BASE += $(CURL_FLAGS)
-$(BUILD)/test_endpoint: LIBS += $(CURL_LIBS) -pthread
+$(BUILD)/test_endpoint $(BUILD)/test_genrm: CFLAGS_BASE += $(CURL_FLAGS)
+$(BUILD)/test_endpoint $(BUILD)/test_genrm: LIBS += $(CURL_LIBS) -pthread
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 $(BUILD)/test_train_late: test/test_train.c
@@ -146,7 +147,7 @@ ifeq ($(and $(HAS_JANSSON),$(HAS_UTF8PROC),$(HAS_XXHASH),$(HAS_CMOCKA)),)
 ifdef DEPS_DONE
 $(error packages are still missing after scripts/deps.sh ---> install the development files of jansson, utf8proc, xxHash and cmocka)
 endif
-all demo test test-sanitize bench:
+all demo demo-align test test-sanitize bench:
 	@bash scripts/deps.sh
 	@$(MAKE) --no-print-directory $@ DEPS_DONE=1
 else
@@ -154,6 +155,8 @@ all: detect cpu $(if $(NVCC),$(if $(CUDA_PROGRAMS),cuda))
 cpu: $(addprefix $(BUILD)/,$(CPU_PROGRAMS))
 demo: detect cpu
 	@bash scripts/demo.sh
+demo-align: detect cpu
+	@bash scripts/demo_align.sh
 test: detect cpu $(TESTS) headers
 	@bash scripts/test.sh $(BUILD) $(TESTS)
 	@if command -v python3 >/dev/null; then echo "test_fintrain.py"; python3 test/test_fintrain.py -b 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}; else echo "no python3 here: data/fintrain.py is not tested"; fi
@@ -188,6 +191,7 @@ fuzz: $(FUZZERS)
 help:
 	@echo "make                 build every program this machine can build (in build/, with links here)"
 	@echo "make demo            generate data, prepare, train, ask, on the CPU: about two minutes"
+	@echo "make demo-align      sample, judge, correct, make pairs, DPO, sample again, on the CPU: a few minutes"
 	@echo "make test            all tests (no GPU, no Python)"
 	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
 	@echo "make cuda            compile every CUDA program"

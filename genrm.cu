@@ -1,13 +1,20 @@
-// genrm.cu: answers from a model. `genrm sample` puts the prompts of a JSONL file to it, N times each, and appends an answer a line as they finish.
+// genrm.cu: answers from a model, and the generative reward model.
 //
-//     prompts (JSONL) -> ids by the chat template -> the engine (findap/generate.h) -> answers (JSONL), and beside them OUT.run: what run they are of
+//     prompts -> sample -> answers -> judge -> judged answers -> correct -> corrections
+//                              |                  |                  |
+//                              +------------------+------------------+--> pairs (for `prepare --kind pref`), distill (for `prepare --kind it`)
 //
-// Nothing of a killed run is lost but what was being generated: lines are whole or cut off at the end of the file, where the next start of the same command removes the rest, and
-// an answer depends on its prompt, its number and the settings alone, so it does not matter when it is made. A run with other settings is refused: its answers would be
-// draws from another distribution in the same file.
+//     sample    puts the prompts of a JSONL file to a model, N times each
+//     judge     is an answer right? By the verifier (findap/verify.h), by a judge's P(Yes), or by its verdict beside a reference: FinDAP's FAP
+//     correct   asks for the first wrong step of a wrong answer, and for what should stand there: FinDAP's SCP
+//     pairs     preference pairs of all that; distill: the model's own good answers (findap/pair_files.h)
+//     chat      talks to a person (findap/chat_loop.h)
 //
-// Every run ends with the share of answers that reached the cap (overlength ratio), tokens a second, and how far log-probs of generation lie from those of a training pass over
-// the same answers: one is made token by token from pages, the other from whole rows.
+// sample, judge and correct append a line an answer as they finish, and take up their file again after a kill (findap/answers.h, answer_file.h). What an answer is
+// depends on its prompt, its number and the settings alone, so it does not matter when, in which batch and on which rank it is made.
+//
+// Every run of a model ends with the share of answers that reached the cap (overlength ratio), tokens a second, and how far log-probs of generation lie from those of a
+// training pass over the same answers: one is made token by token from pages, the other from whole rows.
 //
 // Compiled as C over the CPU reference (genrm_cpu).
 #ifdef __CUDACC__
@@ -15,423 +22,526 @@
 #endif
 #define FINDAP_LIBRARY          // the model, without its main()
 #include "train_findap.c"
-#include "findap/flags.h"       // defines: flags_parse, flags_help, flag_unused
-#include "findap/generate.h"    // defines: Engine, Request, engine_add, engine_next, stops_find
-#include "findap/log.h"         // defines: log_banner, FINDAP_DEVICE, json_finite
-#include "findap/lora.h"        // defines: lora_read_config, lora_load_dir
-#include "findap/messages.h"    // defines: MessageList, parse_messages, begins_well
-#include "findap/model_dir.h"   // defines: model_load_dir, model_hash
+#include "findap/answers.h"     // defines: Run, Options, run_answers
+#include "findap/chat_loop.h"   // defines: chat_flags, chat_run
+#include "findap/pair_files.h"  // defines: pair_files_main
+#include "findap/pair_rows.h"   // defines: prompt_question, prompt_with_question
 
-enum { CHECKED_ANSWERS = 32 };   // whose log-probs are computed a second time
-#define PROGRESS_SECONDS 10
-
-typedef struct {
-    const char *model, *prompts, *out, *adapter, *template_name, *system;
-    int64_t n, max_new, seed, batch;
-    Sampling sampling;
-    StringList stop;
-    bool dry_run, quiet;
-} SampleOptions;
-
-// A prompt: its row of the file as it goes out again, with "prompt" in place of "messages"; its ids
-typedef struct { json_t *row; Ids ids; } Prompt;
-
-typedef struct {
-    SampleOptions *options;
-    Config config;
-    ModelOptions memory;
-    Tokenizer *tokenizer;
-    ChatTemplate chat;
-    Prompt *prompts;             // (num_prompts)
-    int64_t num_prompts, longest, ended_in_answer;   // longest: ids of the longest prompt
-    uint8_t *done;               // (num_prompts * n) is that answer in the file?
-    FILE *out;
-    int64_t finishes[NUM_FINISHES], answers, resumed;
-    double logp_difference, logp_largest;   // generation against training: sum over tokens, and the largest
-    int64_t logp_tokens;
-} Sample;
+enum { MAX_FLAGS = 48 };
+FN const char *const draw_flags[] = {"--top-k", "--top-p", "--min-p", "--seed", NULL};   // flags that need a temperature
+FN int add_flags(Flag *flags, int n, const Flag *more, int k) {
+    CHECK(n + k <= MAX_FLAGS);
+    memcpy(flags + n, more, (size_t)k * sizeof(Flag));
+    return n + k;
+}
+FN int flags_of_draws(Options *o, Flag *flags, int n) {
+    const Flag table[] = {
+        {"--temperature", FLAG_DOUBLE, &o->sampling.temperature, "X", "logits are divided by it, 0: greedy", 0, 100, false},
+        {"--seed", FLAG_INT, &o->seed, "N", "of all draws", 0, 4e18, false},
+        {"--batch", FLAG_INT, &o->batch, "N", "answers at a time: memory and speed, not result", 1, 65536, false},
+        {"--template", FLAG_STRING, &o->template_name, "NAME", "chat template (default: by the tokenizer's special tokens)", 0, 0, false},
+        {"--adapter", FLAG_STRING, &o->adapter, "DIR", "PEFT's adapter directory on top of --model", 0, 0, false},
+    };
+    return add_flags(flags, n, table, (int)(sizeof table / sizeof *table));
+}
+FN int flags_of_cuts(Options *o, Flag *flags, int n) {
+    const Flag table[] = {
+        {"--top-k", FLAG_INT, &o->sampling.top_k, "N", "draw from the N most probable tokens only, 0: all", 0, 1 << 22, false},
+        {"--top-p", FLAG_DOUBLE, &o->sampling.top_p, "X", "... from the most probable that together have this probability", 1e-9, 1, false},
+        {"--min-p", FLAG_DOUBLE, &o->sampling.min_p, "X", "... from those at least this times as probable as the first", 0, 1, false},
+        {"--repetition-penalty", FLAG_DOUBLE, &o->sampling.repetition_penalty, "X", "divides logits of tokens that were there, prompt included; 1: not", 0.01, 100, false},
+    };
+    return add_flags(flags, n, table, (int)(sizeof table / sizeof *table));
+}
+FN int flags_of_runs(Options *o, Flag *flags, int n) {
+    const Flag table[] = {
+        {"--dry-run", FLAG_BOOL, &o->dry_run, NULL, "print prompts, tokens and memory, then exit", 0, 0, false},
+        {"--quiet", FLAG_BOOL, &o->quiet, NULL, "nothing on stderr but warnings and errors", 0, 0, false},
+    };
+    return add_flags(flags, n, table, (int)(sizeof table / sizeof *table));
+}
+FN int flags_of_endpoints(Options *o, Flag *flags, int n) {
+    EndpointOptions *p = &o->endpoint;
+    const Flag table[] = {
+        {"--endpoint", FLAG_STRING, &p->url, "URL", "ask a model behind an endpoint of the OpenAI chat protocol instead, as in https://host/v1/chat/completions", 0, 0, false},
+        {"--endpoint-model", FLAG_STRING, &p->model, "NAME", "which model of the endpoint", 0, 0, false},
+        {"--key-variable", FLAG_STRING, &p->key_variable, "NAME", "environment variable that holds the endpoint's key, if it wants one", 0, 0, false},
+        {"--connections", FLAG_INT, &o->connections, "N", "requests at a time", 1, 256, false},
+        {"--timeout", FLAG_DOUBLE, &p->timeout, "SECONDS", "of one request", 0.001, 86400, false},
+        {"--tries", FLAG_INT, &p->tries, "N", "of one request, where the endpoint is busy or the connection is lost", 1, 100, false},
+        {"--give-up", FLAG_INT, &p->give_up, "N", "failures in a row after which a connection asks no more", 1, 1e9, false},
+    };
+    return add_flags(flags, n, table, (int)(sizeof table / sizeof *table));
+}
+FN void options_begin(Options *o) {
+    memset(o, 0, sizeof *o);
+    o->n = 1; o->max_new = 256; o->batch = 32; o->seed = 1; o->sampling.temperature = 1; o->sampling.top_p = 1; o->sampling.repetition_penalty = 1;
+    o->gold = "completion"; o->kind = "auto"; o->connections = 4; o->endpoint = endpoint_defaults();
+}
 
 // ---------------------------------------------------------------------------------------------------------------
-// prompts
-
-FN const char *const output_fields[] = {"row", "sample", "prompt", "answer", "tokens", "finish", "reached_cap", "logp", "token_logps", NULL};
+// sample
 
 // One row. An assistant turn at the end of "messages" is the answer that the row brings: it goes out as "completion", as prepare calls it, and is not shown to the model.
-FN bool sample_row(Sample *s, json_t *row, const char *where, Prompt *p, Error *e) {
+// "prompt" goes out as the model was asked, system turn and --wrap included, so that pairs and trained rows are of the question that was answered.
+FN bool sample_item(Run *s, json_t *row, const char *where, Item *p, Error *e) {
+    static const char *const ours[] = {"row", "sample", "prompt", "plain_question", "answer", "tokens", "finish", "reached_cap", "logp", "token_logps", "messages", "conversations", NULL};
+    const Options *o = s->o;
     Error inner;
     inner.text[0] = 0;
     MessageList list = {NULL, 0, 0}, shown = {NULL, 0, 0};
-    const char *field = !json_is_object(row) ? NULL : json_object_get(row, "messages") ? "messages" : json_object_get(row, "conversations") ? "conversations" : json_object_get(row, "prompt") ? "prompt" : NULL;
-    bool ok = field || fail(&inner, json_is_object(row) ? "expected \"prompt\" or \"messages\"" : "the row is %s, expected an object", json_type_name(row));
+    const char *field = json_object_get(row, "messages") ? "messages" : json_object_get(row, "conversations") ? "conversations" : json_object_get(row, "prompt") ? "prompt" : NULL;
+    bool ok = field || fail(&inner, "expected \"prompt\" or \"messages\"");
     bool prompt = ok && strcmp(field, "prompt") == 0;
     ok = ok && parse_messages(row, field, prompt ? "user" : NULL, &list, &inner) && begins_well(&list, field, &inner);
     const Message *last = ok ? &list.items[list.n - 1] : NULL, *gold = NULL;
     if (ok && !prompt && strcmp(last->role, "assistant") == 0) { gold = last; list.n--; s->ended_in_answer++; }
     if (ok && strcmp(list.items[list.n - 1].role, "user") != 0) ok = fail(&inner, "\"%s\" ends with %s %s turn, expected a user turn", field, list.items[list.n - 1].role[0] == 'a' ? "an" : "a", list.items[list.n - 1].role);
     if (ok) {
-        Message system = {"system", s->options->system, s->options->system ? (int64_t)strlen(s->options->system) : 0};
-        bool add = s->options->system && strcmp(list.items[0].role, "system") != 0;
-        shown.items = (Message *)xcalloc(list.n + add, sizeof(Message));
-        if (add) shown.items[shown.n++] = system;
-        memcpy(shown.items + shown.n, list.items, (size_t)list.n * sizeof(Message));
-        shown.n += list.n;
-        ok = chat_render(s->tokenizer, s->chat, shown.items, shown.n, true, &p->ids, NULL, &inner);
-    }
-    if (ok) {
-        json_t *asked = prompt ? json_incref(json_object_get(row, "prompt")) : json_array();
-        for (int i = 0; i < list.n && !prompt; i++) json_array_append_new(asked, json_pack("{s:s,s:s%}", "role", list.items[i].role, "content", list.items[i].content, (size_t)list.items[i].length));
-        p->row = json_object();
-        const char *key;
-        json_t *value;
-        json_object_foreach(row, key, value) {   // all that we don't write ourselves goes through
-            bool ours = strcmp(key, "messages") == 0 || strcmp(key, "conversations") == 0;
-            for (int i = 0; output_fields[i]; i++) ours = ours || strcmp(key, output_fields[i]) == 0;
-            if (!ours) json_object_set(p->row, key, value);
+        bool system = o->system && strcmp(list.items[0].role, "system") != 0;
+        json_t *asked = prompt && !system ? json_incref(json_object_get(row, "prompt")) : json_array();
+        if (system) json_array_append_new(asked, json_pack("{s:s,s:o}", "role", "system", "content", text_json(text_of(o->system))));
+        for (int i = 0; i < list.n && json_is_array(asked) && (system || !prompt); i++)
+            json_array_append_new(asked, json_pack("{s:s,s:o}", "role", list.items[i].role, "content", text_json(text_make(list.items[i].content, list.items[i].length))));
+        p->row = row_without(row, ours);
+        if (o->wrap) {
+            Text question = prompt_question(asked);
+            Buffer b = {NULL, 0, 0};
+            prompt_render(&s->prompt, &question, &b);
+            json_object_set_new(p->row, "plain_question", text_json(question));
+            json_t *wrapped = prompt_with_question(asked, text_make(b.data, b.len));
+            json_decref(asked);
+            asked = wrapped;
+            buffer_free(&b);
         }
         json_object_set_new(p->row, "prompt", asked);
-        if (gold) json_object_set_new(p->row, "completion", json_stringn(gold->content, (size_t)gold->length));
+        if (gold) json_object_set_new(p->row, "completion", text_json(text_make(gold->content, gold->length)));
+        ok = parse_messages(p->row, "prompt", "user", &shown, &inner) && chat_render(s->tokenizer, s->chat, shown.items, shown.n, true, &p->ids, NULL, &inner);
     }
+    if (ok && p->ids.len == 0) ok = fail(&inner, "the prompt has no tokens");
+    if (ok && p->ids.len + run_new_room(s) > s->config.max_position)
+        ok = fail(&inner, "a prompt of %" PRId64 " tokens and --max-new %" PRId64 " are more than the model's %" PRId64 " positions ---> shorten one of them, or remove the row", p->ids.len, o->max_new, (int64_t)s->config.max_position);
     free(list.items); free(shown.items);
     return ok || fail(e, "%s: %s", where, inner.text);
 }
 
-FN bool sample_prompts(Sample *s, Error *e) {
-    const SampleOptions *o = s->options;
-    Mapped m;
-    if (!map_file(o->prompts, &m, e)) return false;
-    bool ok = true;
-    int64_t number = 0, cap = 0, most = s->config.max_position;
-    for (int64_t at = 0; ok && at < m.size;) {
-        const uint8_t *end = (const uint8_t *)memchr(m.data + at, '\n', (size_t)(m.size - at));
-        int64_t length = end ? end - (m.data + at) : m.size - at;
-        number++;
-        if (length > 0) {
-            char *where = xprintf("%s:%" PRId64, o->prompts, number);
-            if (s->num_prompts == cap) s->prompts = (Prompt *)xrealloc(s->prompts, cap = cap ? 2 * cap : 64, sizeof(Prompt));
-            Prompt *p = &s->prompts[s->num_prompts++];
-            memset(p, 0, sizeof *p);
-            json_t *row = json_parse(where, (const char *)m.data + at, length, e);
-            ok = row && sample_row(s, row, where, p, e);
-            json_decref(row);
-            if (ok && p->ids.len == 0) ok = fail(e, "%s: the prompt has no tokens", where);
-            if (ok && p->ids.len + o->max_new - 1 > most) ok = fail(e, "%s: a prompt of %" PRId64 " tokens and --max-new %" PRId64 " are more than the model's %" PRId64 " positions ---> shorten one of them, or remove the row", where, p->ids.len, o->max_new, most);
-            s->longest = p->ids.len > s->longest ? p->ids.len : s->longest;
-            free(where);
-        }
-        at += length + 1;
-    }
-    unmap_file(&m);
-    return ok && (s->num_prompts > 0 || fail(e, "%s: has no prompts", o->prompts));
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// the file of answers, and of which run they are
-
-// All that an answer depends on: who has the same may go on. Not the batch.
-FN json_t *sample_identity(const Sample *s, Error *e) {
-    const SampleOptions *o = s->options;
-    Hash model, prompts, tokenizer = {""}, adapter = {""}, weights = {""};
-    memcpy(tokenizer.hex, tokenizer_hash(s->tokenizer), sizeof tokenizer.hex);
-    if (!model_hash(o->model, &model, e) || !hash_file(o->prompts, &prompts, e)) return NULL;
-    if (o->adapter) {
-        char *a = path_join(o->adapter, "adapter_config.json"), *b = path_join(o->adapter, "adapter_model.safetensors");
-        bool ok = hash_file(a, &adapter, e) && hash_file(b, &weights, e);
-        free(a); free(b);
-        if (!ok) return NULL;
-    }
-    json_t *stop = json_array();
-    for (int i = 0; i < o->stop.n; i++) json_array_append_new(stop, json_string(o->stop.items[i]));
-    json_t *j = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s,s:s?,s:o,s:I,s:I,s:I,s:f,s:I,s:f,s:f,s:f}", "format", "findap-sample-1", "device", FINDAP_DEVICE, "model_hash", model.hex, "adapter_config_hash", adapter.hex, "adapter_hash", weights.hex,
-                          "prompts_hash", prompts.hex, "tokenizer_hash", tokenizer.hex, "template_hash", chat_hash(s->chat), "system", o->system, "stop", stop, "n", (json_int_t)o->n, "max_new", (json_int_t)o->max_new, "seed", (json_int_t)o->seed,
-                          "temperature", o->sampling.temperature, "top_k", (json_int_t)o->sampling.top_k, "top_p", o->sampling.top_p, "min_p", o->sampling.min_p, "repetition_penalty", o->sampling.repetition_penalty);
-    if (!j) fail(e, "--system or --stop is not UTF-8");
-    return j;
-}
-
-FN bool same_identity(const char *path, json_t *mine, Error *e) {
-    json_t *theirs = json_parse_file(path, 1 << 20, e), *value;
-    bool ok = theirs != NULL;
-    const char *key;
-    if (ok) json_object_foreach(mine, key, value) {
-        const json_t *other = json_object_get(theirs, key);
-        if (!ok || json_equal(value, other)) continue;
-        char *a = other ? json_dumps(other, JSON_ENCODE_ANY | JSON_REAL_PRECISION(10)) : xstrdup("missing"), *b = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(10));
-        ok = fail(e, "%s: the answers there are of another run: \"%s\" is %.100s, here %.100s ---> give the same settings, or another --out", path, key, a, b);
-        free(a); free(b);
-    }
-    json_decref(theirs);
-    return ok;
-}
-
-// Takes in the answers that the file has; *end: bytes of whole lines
-FN bool sample_read_answers(Sample *s, int64_t *end, Error *e) {
-    const SampleOptions *o = s->options;
-    Mapped m;
-    if (!map_file(o->out, &m, e)) return false;
-    bool ok = true;
-    int64_t line = 0;
-    *end = 0;
-    for (const uint8_t *newline; ok && *end < m.size && (newline = (const uint8_t *)memchr(m.data + *end, '\n', (size_t)(m.size - *end))) != NULL;) {
-        char *where = xprintf("%s:%" PRId64, o->out, ++line);
-        int64_t row = 0, sample = 0;
-        const char *finish = NULL;
-        int k = 1;
-        json_t *j = json_parse(where, (const char *)m.data + *end, newline - (m.data + *end), e);
-        ok = j && json_get_int(j, "row", where, true, 0, s->num_prompts - 1, &row, e) && json_get_int(j, "sample", where, true, 0, o->n - 1, &sample, e) && json_get_string(j, "finish", where, true, &finish, e);
-        while (ok && k < NUM_FINISHES && strcmp(finish, finish_names[k]) != 0) k++;
-        if (ok && k == NUM_FINISHES) ok = fail(e, "%s: \"finish\" is \"%s\", expected stop, length or stop_string ---> remove the line", where, finish);
-        if (ok && s->done[row * o->n + sample]) ok = fail(e, "%s: row %" PRId64 ", sample %" PRId64 " is there twice ---> remove one of the lines", where, row, sample);
-        if (ok) { s->done[row * o->n + sample] = 1; s->finishes[k]++; s->answers++; s->resumed++; }
-        json_decref(j);
-        free(where);
-        *end = newline + 1 - m.data;
-    }
-    if (ok && *end < m.size && !o->quiet) fprintf(stderr, "%s: the last line was cut off by a kill; it is removed and made again\n", o->out);
-    unmap_file(&m);
-    return ok;
-}
-
-FN bool sample_open(Sample *s, Error *e) {
-    const SampleOptions *o = s->options;
-    int64_t end = 0;
-    json_t *mine = sample_identity(s, e);
-    char *run = xprintf("%s.run", o->out), *text = mine ? json_dumps(mine, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
-    s->out = mine ? fopen(o->out, "ab") : NULL;
-    bool ok = mine && (s->out || fail(e, "%s: cannot be written: %s ---> is the directory there and writable?", o->out, strerror(errno)));
-    if (ok && flock(fileno(s->out), LOCK_EX | LOCK_NB) != 0) ok = fail(e, "%s: another run is writing here ---> use another --out, or wait for it to end", o->out);
-    struct stat st;
-    ok = ok && (fstat(fileno(s->out), &st) == 0 || fail(e, "%s: %s", o->out, strerror(errno)));
-    if (ok && st.st_size == 0) ok = write_file(run, text, (int64_t)strlen(text), e);
-    else if (ok && !file_exists(run)) ok = fail(e, "%s: is there and not of this program: no %s.run ---> use another --out, or remove the file", o->out, o->out);
-    else ok = ok && same_identity(run, mine, e);
-    ok = ok && sample_read_answers(s, &end, e);
-    if (ok && ftruncate(fileno(s->out), end) != 0) ok = fail(e, "%s: cannot be shortened: %s", o->out, strerror(errno));
-    if (ok && s->resumed && !o->quiet) fprintf(stderr, "resumed: %" PRId64 " of %" PRId64 " answers are in %s\n", s->resumed, s->num_prompts * o->n, o->out);
-    json_decref(mine);
-    free(text); free(run);
-    return ok;
-}
-
-FN void add_text(Buffer *b, const char *text) { buffer_add(b, text, (int64_t)strlen(text)); }
-FN void add_number(Buffer *b, double x) {
-    char text[32];
-    snprintf(text, sizeof text, isfinite(x) ? "%.9g" : "null", x);   // nine digits are a float, exactly
-    add_text(b, text);
-}
-
-// One line, by one write: a kill leaves it whole or cut, never mixed
-FN bool sample_write(Sample *s, const Request *r, Error *e) {
-    const SampleOptions *o = s->options;
-    const Prompt *p = &s->prompts[r->number / o->n];
-    Buffer b = {NULL, 0, 0};
-    char *input = json_dumps(p->row, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)), number[96];
+FN void sample_line(Run *s, const Item *p, const Said *said, Buffer *b) {
+    (void)s; (void)p;
+    const Request *r = said->request;
     int64_t n = r->ids.len - r->prompt_length;
     double sum = 0;
+    char number[128];
     for (int64_t i = 0; i < n; i++) sum += r->logp[i];
-    CHECK(input);
-    snprintf(number, sizeof number, "{\"row\":%" PRId64 ",\"sample\":%" PRId64 ",", r->number / o->n, r->number % o->n);
-    add_text(&b, number);
-    buffer_add(&b, input + 1, (int64_t)strlen(input) - 2);   // without its braces; it has "prompt" at least
-    add_text(&b, ",\"answer\":");
-    json_add_string(&b, r->text.data ? r->text.data : "", r->text.len);
-    snprintf(number, sizeof number, ",\"tokens\":%" PRId64 ",\"finish\":\"%s\",\"reached_cap\":%s,\"logp\":", n, finish_names[r->finish], r->finish == FINISH_LENGTH ? "true" : "false");
-    add_text(&b, number);
-    add_number(&b, sum);
-    for (int64_t i = 0; i < n; i++) { add_text(&b, i ? "," : ",\"token_logps\":["); add_number(&b, r->logp[i]); }
-    add_text(&b, "]}\n");
-    bool ok = fwrite(b.data, 1, (size_t)b.len, s->out) == (size_t)b.len && fflush(s->out) == 0;
-    if (!ok) fail(e, "%s: write failed: %s ---> is the disk full? Answers before this one are there; the same command goes on", o->out, strerror(errno));
-    buffer_free(&b);
-    free(input);
-    s->finishes[r->finish]++;
-    s->answers++;
-    return ok;
+    add_field(b, "answer", said->text);
+    snprintf(number, sizeof number, ",\"tokens\":%" PRId64 ",\"finish\":\"%s\",\"reached_cap\":%s,\"logp\":", n, finish_names[r->finish], said->capped ? "true" : "false");
+    add_text(b, number);
+    add_number(b, sum);
+    for (int64_t i = 0; i < n; i++) { add_text(b, i ? "," : ",\"token_logps\":["); add_number(b, r->logp[i]); }
+    add_text(b, "]");
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// the run
-
-// The answer's log-probs again, as training has them: its tokens in one row behind the prompt
-FN void sample_check(Sample *s, Model *m, const Request *r) {
-    int64_t T = r->ids.len - 1, first = r->prompt_length - 1;
-    Batch b = {1, T, r->ids.data, (int32_t *)xcalloc(T, 4), (int32_t *)xcalloc(T, 4), (float *)xcalloc(T, 4), true};
-    float *logp = (float *)model_host_alloc(T * (int64_t)sizeof(float));
-    for (int64_t t = 0; t < T; t++) { b.positions[t] = (int32_t)t; b.targets[t] = r->ids.data[t + 1]; b.weights[t] = t >= first; }
-    model_forward(m, &b);
-    model_head(m, &b, NULL, logp);
-    model_wait(m);
-    for (int64_t t = first; t < T; t++) {
-        double d = fabs((double)logp[t] - r->logp[t - first]);
-        s->logp_difference += d;
-        s->logp_largest = d > s->logp_largest || isnan(d) ? d : s->logp_largest;
-        s->logp_tokens++;
-    }
-    model_host_free(logp);
-    free(b.positions); free(b.targets); free(b.weights);
+FN bool sample_had(void *user, json_t *line, const char *where, Error *e) {
+    Run *s = (Run *)user;
+    const char *finish = NULL;
+    if (!json_get_string(line, "finish", where, true, &finish, e)) return false;
+    for (int k = 1; k < FINISH_SCORED; k++) if (strcmp(finish, finish_names[k]) == 0) { s->finishes[k]++; s->answers++; return true; }
+    return fail(e, "%s: \"finish\" is \"%s\", expected stop, length or stop_string ---> remove the line", where, finish);
 }
 
-FN Request *sample_request(const Sample *s, int64_t number, const Stops *stops) {
-    const SampleOptions *o = s->options;
-    const Prompt *p = &s->prompts[number / o->n];
-    Request *r = (Request *)xcalloc(1, sizeof(Request));
-    r->number = number; r->max_new = o->max_new; r->sampling = o->sampling; r->stops = stops;
-    r->seed = random_u64((uint64_t)o->seed, (uint64_t)(number / o->n), (uint64_t)(number % o->n));   // of the row and the sample: another --n has the same first answers
-    ids_reserve(&r->ids, p->ids.len + o->max_new);
-    memcpy(r->ids.data, p->ids.data, (size_t)p->ids.len * sizeof(int32_t));
-    r->ids.len = p->ids.len;
-    return r;
+FN void sample_summary(const Run *s) {
+    Share overlength = share_of(s->finishes[FINISH_LENGTH], s->answers);
+    json_t *j = json_pack("{s:I,s:I,s:I,s:f,s:f,s:I,s:I,s:I}", "prompts", (json_int_t)s->num_items, "answers", (json_int_t)s->answers, "new_answers", (json_int_t)(s->answers - s->file.resumed),
+                          "overlength_ratio", overlength.p, "overlength_ratio_stderr", overlength.error, "stop", (json_int_t)s->finishes[FINISH_STOP], "stop_string", (json_int_t)s->finishes[FINISH_STOP_STRING], "length", (json_int_t)s->finishes[FINISH_LENGTH]);
+    run_speed_json(s, j);
+    print_json(j);
+    if (s->o->quiet) return;
+    fprintf(stderr, "%" PRId64 " answers to %" PRId64 " prompts: %.1f +- %.1f %% reached the cap of %" PRId64 " tokens (overlength ratio), %" PRId64 " ended, %" PRId64 " met a stop string\n", s->answers, s->num_items, 100 * overlength.p, 100 * overlength.error,
+            s->o->max_new, s->finishes[FINISH_STOP], s->finishes[FINISH_STOP_STRING]);
+    fprintf(stderr, "%" PRId64 " new tokens in %.1f s, %.1f tok/s; of the prompts %" PRId64 " tokens were in pages already\n", s->new_tokens, s->seconds, s->new_tokens ? (double)s->new_tokens / s->seconds : 0, s->shared_tokens);
+    run_print_logp(s);
 }
 
-FN void sample_summary(const Sample *s, const Engine *g, double seconds) {
-    double n = (double)s->answers, p = s->answers ? (double)s->finishes[FINISH_LENGTH] / n : 0, error = s->answers > 1 ? sqrt(p * (1 - p) / (n - 1)) : 0, speed = g->new_tokens ? (double)g->new_tokens / seconds : 0;
-    json_t *mean = s->logp_tokens ? json_finite(s->logp_difference / (double)s->logp_tokens) : json_null(), *largest = s->logp_tokens ? json_finite(s->logp_largest) : json_null();
-    json_t *j = json_pack("{s:I,s:I,s:I,s:f,s:f,s:I,s:I,s:I,s:I,s:f,s:I,s:I,s:o,s:o,s:I}", "prompts", (json_int_t)s->num_prompts, "answers", (json_int_t)s->answers, "new_answers", (json_int_t)(s->answers - s->resumed),
-                          "overlength_ratio", p, "overlength_ratio_stderr", error, "stop", (json_int_t)s->finishes[FINISH_STOP], "stop_string", (json_int_t)s->finishes[FINISH_STOP_STRING], "length", (json_int_t)s->finishes[FINISH_LENGTH],
-                          "new_tokens", (json_int_t)g->new_tokens, "new_tokens_per_second", speed, "computed_tokens", (json_int_t)g->computed_tokens, "shared_prompt_tokens", (json_int_t)g->shared_tokens,
-                          "logp_difference_largest", largest, "logp_difference_mean", mean, "logp_compared_tokens", (json_int_t)s->logp_tokens);
-    char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
-    puts(text);
-    fflush(stdout);
-    free(text);
-    json_decref(j);
-    if (s->options->quiet) return;
-    fprintf(stderr, "%" PRId64 " answers to %" PRId64 " prompts: %.1f +- %.1f %% reached the cap of %" PRId64 " tokens (overlength ratio), %" PRId64 " ended, %" PRId64 " met a stop string\n", s->answers, s->num_prompts, 100 * p, 100 * error,
-            s->options->max_new, s->finishes[FINISH_STOP], s->finishes[FINISH_STOP_STRING]);
-    fprintf(stderr, "%" PRId64 " new tokens in %.1f s, %.1f tok/s; of the prompts %" PRId64 " tokens were in pages already\n", g->new_tokens, seconds, speed, g->shared_tokens);
-    if (s->logp_tokens) fprintf(stderr, "log-probs of generation and training: %" PRId64 " tokens differ by %.1e on average, %.1e at most\n", s->logp_tokens, s->logp_difference / (double)s->logp_tokens, s->logp_largest);
-    else fprintf(stderr, "log-probs of generation and training: nothing was generated, nothing to compare\n");
-}
-
-FN bool sample_answers(Sample *s, Model *m, Engine *g, Error *e) {
-    const SampleOptions *o = s->options;
-    Stops stops;
-    stops_find(&stops, &s->config, s->tokenizer);
-    stops.strings = o->stop;
-    int64_t total = s->num_prompts * o->n, next = 0, added = 0, check_below = 0, checks = 0;
-    Request *checked[CHECKED_ANSWERS];
-    double start = seconds_now(), said = start;
-    bool ok = true;
-    while (ok) {
-        for (; ok && next < total && g->num_waiting < o->batch; next++) {
-            if (s->done[next]) continue;
-            ok = engine_add(g, sample_request(s, next, &stops), e);
-            if (++added <= CHECKED_ANSWERS) check_below = next + 1;
-        }
-        Request *r = ok ? engine_next(g) : NULL;
-        if (!r) break;
-        ok = sample_write(s, r, e);
-        if (r->number < check_below) checked[checks++] = r;
-        else { request_free(r); free(r); }
-        double now = seconds_now();
-        if (o->quiet || now - said < PROGRESS_SECONDS) continue;
-        fprintf(stderr, "%" PRId64 "/%" PRId64 " answers | overlength %5.1f %% | %.1f tok/s\n", s->answers, total, 100.0 * (double)s->finishes[FINISH_LENGTH] / (double)s->answers, (double)g->new_tokens / (now - start));
-        said = now;
-    }
-    double seconds = seconds_now() - start;
-    for (int64_t i = 0; i < checks; i++) { if (ok) sample_check(s, m, checked[i]); request_free(checked[i]); free(checked[i]); }
-    if (ok) CHECK(g->num_free == g->num_pages);
-    if (ok) sample_summary(s, g, seconds);
-    return ok;
-}
-
-FN int sample_flags(SampleOptions *o, Flag *flags) {
-    memset(o, 0, sizeof *o);
-    o->n = 1; o->max_new = 256; o->batch = 32; o->seed = 1; o->sampling.temperature = 1; o->sampling.top_p = 1; o->sampling.repetition_penalty = 1;
+FN int sample_flags(Options *o, Flag *flags) {
     const Flag table[] = {
         {"--model", FLAG_STRING, &o->model, "DIR", "Hugging Face model directory", 0, 0, false},
-        {"--prompts", FLAG_STRING, &o->prompts, "FILE", "JSONL rows {\"prompt\"} or {\"messages\"}; an answer at the end of these is kept as \"completion\"", 0, 0, false},
+        {"--prompts", FLAG_STRING, &o->in, "FILE", "JSONL rows {\"prompt\"} or {\"messages\"}; an answer at the end of these is kept as \"completion\"", 0, 0, false},
         {"--out", FLAG_STRING, &o->out, "FILE", "JSONL, a line an answer as they finish; the same command goes on after a kill", 0, 0, false},
-        {"--adapter", FLAG_STRING, &o->adapter, "DIR", "PEFT's adapter directory on top of --model", 0, 0, false},
         {"--n", FLAG_INT, &o->n, "N", "answers a prompt", 1, 1e6, false},
         {"--max-new", FLAG_INT, &o->max_new, "N", "most tokens of an answer: what has not ended by then has reached the cap", 1, 1 << 20, false},
-        {"--temperature", FLAG_DOUBLE, &o->sampling.temperature, "X", "logits are divided by it, 0: greedy", 0, 100, false},
-        {"--top-k", FLAG_INT, &o->sampling.top_k, "N", "draw from the N most probable tokens only, 0: all", 0, 1 << 22, false},
-        {"--top-p", FLAG_DOUBLE, &o->sampling.top_p, "X", "... from the most probable that together have this probability", 1e-9, 1, false},
-        {"--min-p", FLAG_DOUBLE, &o->sampling.min_p, "X", "... from those at least this times as probable as the first", 0, 1, false},
-        {"--repetition-penalty", FLAG_DOUBLE, &o->sampling.repetition_penalty, "X", "divides logits of tokens that were there, prompt included; 1: not", 0.01, 100, false},
-        {"--seed", FLAG_INT, &o->seed, "N", "of all draws", 0, 4e18, false},
-        {"--stop", FLAG_LIST, &o->stop, "TEXT", "an answer ends before the first of these", 0, 0, false},
-        {"--template", FLAG_STRING, &o->template_name, "NAME", "chat template (default: by the tokenizer's special tokens)", 0, 0, false},
+        {"--wrap", FLAG_STRING, &o->wrap, "FILE", "put each question into this prompt, e.g. data/prompts/reason.txt: step by step; the question alone goes out as \"plain_question\"", 0, 0, false},
         {"--system", FLAG_STRING, &o->system, "TEXT", "system turn of rows that have none", 0, 0, false},
-        {"--batch", FLAG_INT, &o->batch, "N", "answers at a time: memory and speed, not result", 1, 65536, false},
-        {"--dry-run", FLAG_BOOL, &o->dry_run, NULL, "print prompts, tokens and memory, then exit", 0, 0, false},
-        {"--quiet", FLAG_BOOL, &o->quiet, NULL, "nothing on stderr but warnings and errors", 0, 0, false},
+        {"--stop", FLAG_LIST, &o->stop, "TEXT", "an answer ends before the first of these", 0, 0, false},
     };
-    memcpy(flags, table, sizeof table);
-    return (int)(sizeof table / sizeof *table);
+    int n = add_flags(flags, 0, table, (int)(sizeof table / sizeof *table));
+    n = flags_of_draws(o, flags, n);
+    n = flags_of_cuts(o, flags, n);
+    return flags_of_runs(o, flags, n);
 }
 
-FN bool sample_settings(SampleOptions *o, Flag *flags, int n, Error *e) {
-    static const char *const drawing[] = {"--top-k", "--top-p", "--min-p", "--seed"};
-    if (!o->model || !o->prompts || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see genrm sample --help", !o->model ? "--model" : !o->prompts ? "--prompts" : "--out");
-    for (int i = 0; i < 4 && o->sampling.temperature == 0; i++) if (!flag_unused(flags, n, drawing[i], "--temperature 0 takes the most probable token", e)) return false;
+FN bool sample_settings(Options *o, Flag *flags, int n, Error *e) {
+    static const char *const printing[] = {"--quiet", NULL};
+    if (!o->model || !o->in || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see genrm sample --help", !o->model ? "--model" : !o->in ? "--prompts" : "--out");
+    if (o->sampling.temperature == 0 && !flags_unused(flags, n, draw_flags, "--temperature 0 takes the most probable token", e)) return false;
     if (o->sampling.temperature == 0 && o->n > 1) return fail(e, "--n is %" PRId64 " with --temperature 0: all answers would be the same ---> give a temperature above 0", o->n);
-    if (o->dry_run && !flag_unused(flags, n, "--quiet", "--dry-run does nothing but print", e)) return false;
+    if (o->dry_run && !flags_unused(flags, n, printing, "--dry-run does nothing but print", e)) return false;
     for (int i = 0; i < o->stop.n; i++) if (!*o->stop.items[i]) return fail(e, "--stop has an empty text, expected at least one character");
     return true;
 }
 
-FN bool sample_run(Sample *s, Error *e) {
-    const SampleOptions *o = s->options;
-    char plan[MODEL_PLAN_SIZE];
-    if (!config_load(o->model, &s->config, e) || (o->adapter && !lora_read_config(o->adapter, &s->memory.lora, e)) || !model_check(&s->config, &s->memory, e)) return false;
-    s->tokenizer = tokenizer_load(o->model, e);
-    if (!s->tokenizer) return false;
-    if (tokenizer_vocab_size(s->tokenizer) > s->config.vocab_size)
-        return fail(e, "%s: the tokenizer has %" PRId64 " ids, the model %" PRId64 " ---> do they belong together?", o->model, tokenizer_vocab_size(s->tokenizer), (int64_t)s->config.vocab_size);
-    s->chat = chat_guess(s->tokenizer);
-    if ((o->template_name && !chat_find(o->template_name, &s->chat, e)) || !sample_prompts(s, e)) return false;
-    // room: of a call at least a few hundred tokens, so that prompts do not come in by drops; of pages what a full batch of the longest may need
-    int64_t T = s->longest + o->max_new - 1, answers = s->num_prompts * o->n, batch = o->batch < answers ? o->batch : answers, B = ((batch > 256 ? batch : 256) + T - 1) / T, pages = batch * pages_for(T) + 1, tokens = 0;
-    for (int64_t i = 0; i < s->num_prompts; i++) tokens += s->prompts[i].ids.len;
-    int64_t bytes = model_memory_bytes(&s->config, B, T, false, &s->memory, plan);
-    double MiB = 1048576.0;
-    if (!o->quiet) {
-        fprintf(stderr, "%" PRId64 " prompts of %" PRId64 " tokens in all, template %s", s->num_prompts, tokens, chat_name(s->chat));
-        if (s->ended_in_answer) fprintf(stderr, "; %" PRId64 " ended with an answer, which is kept as \"completion\"", s->ended_in_answer);
-        fprintf(stderr, "; %" PRId64 " answers each, at most %" PRId64 " new tokens\n", o->n, answers * o->max_new);
-        fprintf(stderr, "memory: %.1f MiB (%s), %" PRId64 " pages of %d tokens %.1f MiB\n", (double)bytes / MiB, plan, pages, PAGE_TOKENS, (double)model_pages_bytes(&s->config, pages) / MiB);
-        lora_print(&s->memory.lora);
-    }
-    if (o->dry_run) {
-        double most = (double)(tokens + answers * o->max_new), parameters = (double)config_num_parameters(&s->config);
-        fprintf(stderr, "in all at most %.4g tokens, %.4g parameters, about %.3g FLOPs (2 x parameters x tokens)\n", most, parameters, 2 * most * parameters);
-        return true;
-    }
-    s->done = (uint8_t *)xcalloc(answers, 1);
-    if (!sample_open(s, e)) return false;
-    Model *m = model_create(&s->config, B, T, false, &s->memory);
-    bool ok = model_load_dir(m, o->model, e) && (!o->adapter || lora_load_dir(m, o->adapter, e));
-    if (ok) {
-        Engine *g = engine_new(m, s->tokenizer, batch, B * T, T, pages);
-        ok = sample_answers(s, m, g, e);
-        engine_free(g);
-    }
-    model_free(m);
+FN bool sample_run(Run *s, int argc, char **argv, Error *e) {
+    const Options *o = s->o;
+    s->item = sample_item; s->line = sample_line; s->file.had = sample_had; s->file.row_key = "row"; s->file.sample_key = "sample";
+    if (!comm_agree(&s->comm, run_open_model(s, e) && (!o->wrap || prompt_load(o->wrap, prompt_reason, &s->prompt, e)) && run_rows(s, e), e, "reading the prompts")) return false;
+    if (!o->quiet) run_print_plan(s);
+    if (o->dry_run) return true;
+    Hash wrap = {""};
+    if (!run_same(s, argc, argv, e) || (o->wrap && !hash_file(o->wrap, &wrap, e))) return false;
+    bool ok = run_answers(s, json_pack("{s:s,s:s,s:I}", "format", "findap-sample-2", "wrap_hash", wrap.hex, "n", (json_int_t)o->n), e);
+    if (ok && s->comm.rank == 0) sample_summary(s);
     return ok;
 }
 
-FN int sample_main(int argc, char **argv) {
-    SampleOptions o;
-    Flag flags[32];
-    int n = sample_flags(&o, flags);
-    bool help = false;
+// ---------------------------------------------------------------------------------------------------------------
+// judge
+
+enum { MODE_VERIFY, MODE_YESNO, MODE_VERDICT, NUM_MODES };
+FN const char *const mode_names[NUM_MODES] = {"verify", "yesno", "verdict"};
+
+// What came out for a row is one of: a judge's verdict or why there is none (judged_names), why none was asked for (skip_names), or the verifier's (verified_names)
+FN const char *judge_outcome(int mode, int k) { return mode == MODE_VERIFY ? (k < NUM_VERIFIED ? verified_names[k] : NULL) : k < NUM_JUDGED ? judged_names[k] : k < NUM_JUDGED + NUM_SKIP ? skip_names[k - NUM_JUDGED] : NULL; }
+
+// The conversation as a judge is shown it: the question, where there is but one; else all turns with who said them
+FN void conversation_text(const json_t *row, Buffer *b) {
+    const json_t *prompt = json_object_get(row, "prompt"), *plain = json_object_get(row, "plain_question");
+    Text question = json_is_string(plain) ? text_make(json_string_value(plain), (int64_t)json_string_length(plain)) : prompt_question(prompt);
+    if (json_array_size(prompt) < 2 || json_is_string(plain)) { buffer_add(b, question.data, question.length); return; }
+    for (size_t i = 0; i < json_array_size(prompt); i++) {
+        const json_t *m = json_array_get(prompt, i), *role = json_object_get(m, "role"), *content = json_object_get(m, "content");
+        if (!json_is_string(role) || !json_is_string(content)) continue;
+        add_text(b, b->len ? "\n\n" : "");
+        add_text(b, json_string_value(role));
+        add_text(b, ": ");
+        buffer_add(b, json_string_value(content), (int64_t)json_string_length(content));
+    }
+}
+
+// The prompt about a row, as ids for the model here or as text for an endpoint. What is too long for the model is counted, not asked.
+FN bool judge_ask(Run *s, const Text *values, const char *where, Item *p, Error *e) {
+    Error inner;
+    prompt_render(&s->prompt, values, &p->text);
+    if (s->o->endpoint.url) return true;
+    Message m = {"user", p->text.data, p->text.len};
+    if (!chat_render(s->tokenizer, s->chat, &m, 1, true, &p->ids, NULL, &inner)) return fail(e, "%s: %s", where, inner.text);
+    buffer_free(&p->text);
+    if (p->ids.len + run_new_room(s) > s->config.max_position) p->skip = SKIP_TOO_LONG;
+    return true;
+}
+
+FN bool judge_item(Run *s, json_t *row, const char *where, Item *p, Error *e) {
+    static const char *const ours[] = {"line", "verdict", "judged", "score", "p_yes", "p_no", "p_outside", "verified", "reply", "reply_reached_cap", "token_logps", NULL};
+    const Options *o = s->o;
+    Text answer, gold;
+    bool capped = false;
+    if (!row_text(row, "answer", where, true, &answer, e) || !row_text(row, o->gold, where, false, &gold, e) || !json_get_bool(row, "reached_cap", where, false, &capped, e)) return false;
+    p->row = row_without(row, ours);
+    bool has_gold = text_trim(gold).length > 0;
+    if (has_gold || s->mode == MODE_VERIFY) json_object_set_new(p->row, "verified", json_string(verified_names[verify(s->verify_kind, answer, capped, gold, o->tolerance)]));
+    p->skip = s->mode == MODE_VERIFY ? SKIP_VERIFIED : text_trim(answer).length == 0 ? SKIP_EMPTY : capped ? SKIP_CAPPED : s->mode == MODE_VERDICT && !has_gold ? SKIP_NO_REFERENCE : SKIP_NOT;
+    if (p->skip) return true;
+    Buffer question = {NULL, 0, 0};
+    conversation_text(row, &question);
+    const Text q = text_make(question.data ? question.data : "", question.len), alone[] = {q, answer}, beside[] = {q, gold, answer};
+    bool ok = judge_ask(s, s->mode == MODE_VERDICT ? beside : alone, where, p, e);
+    buffer_free(&question);
+    return ok;
+}
+
+// one row more in the sums, whether it was judged now or by an earlier run
+FN void judge_count(Run *s, const json_t *row, int outcome, double score) {
+    const char *known = json_string_value(json_object_get(row, "verified"));
+    bool right = outcome == JUDGED_RIGHT, decided = right || outcome == JUDGED_WRONG;   // VERIFIED_RIGHT and _WRONG are the same numbers
+    s->outcomes[outcome]++;
+    s->right += right;
+    s->wrong += decided && !right;
+    s->capped += json_is_true(json_object_get(row, "reached_cap"));
+    if (s->mode == MODE_VERIFY || !decided || !known || (strcmp(known, "right") != 0 && strcmp(known, "wrong") != 0)) return;
+    if (s->num_judgements == s->cap_judgements) s->judgements = (Judgement *)xrealloc(s->judgements, s->cap_judgements = s->cap_judgements ? 2 * s->cap_judgements : 256, sizeof(Judgement));
+    Judgement j = {score, right, strcmp(known, "right") == 0};
+    s->judgements[s->num_judgements++] = j;
+}
+
+FN void judge_line(Run *s, const Item *p, const Said *said, Buffer *b) {
+    int outcome = NUM_JUDGED + (int)p->skip;
+    double score = NAN;
+    for (int k = 0; s->mode == MODE_VERIFY && k < NUM_VERIFIED; k++) if (strcmp(verified_names[k], json_string_value(json_object_get(p->row, "verified"))) == 0) outcome = k;
+    if (said && s->num_sets) outcome = (int)judge_by_probability(said->request->set_probability[0], said->request->set_probability[1], s->o->least, &score);
+    else if (said) outcome = (int)(s->mode == MODE_VERDICT ? judge_parse_json(said->text, said->capped) : judge_parse_text(said->text, said->capped));
+    add_text(b, outcome == JUDGED_RIGHT ? ",\"verdict\":\"right\"" : outcome == JUDGED_WRONG ? ",\"verdict\":\"wrong\"" : ",\"verdict\":null");
+    add_field(b, "judged", text_of(judge_outcome(s->mode, outcome)));
+    if (said && s->num_sets) {
+        static const char *const names[] = {",\"score\":", ",\"p_yes\":", ",\"p_no\":", ",\"p_outside\":"};
+        for (int k = 0; k < 4; k++) { add_text(b, names[k]); add_number(b, k ? said->request->set_probability[k - 1] : score); }
+    } else if (said) {
+        add_field(b, "reply", said->text);
+        add_text(b, said->capped ? ",\"reply_reached_cap\":true" : ",\"reply_reached_cap\":false");
+    }
+    judge_count(s, p->row, outcome, score);
+}
+
+FN bool judge_had(void *user, json_t *line, const char *where, Error *e) {
+    Run *s = (Run *)user;
+    const char *judged = NULL;
+    double score = NAN;
+    if (!json_get_string(line, "judged", where, true, &judged, e) || !json_get_double(line, "score", where, false, 0, 1, &score, e)) return false;
+    for (int k = 0; judge_outcome(s->mode, k); k++) if (strcmp(judged, judge_outcome(s->mode, k)) == 0) { judge_count(s, line, k, score); s->answers++; return true; }
+    return fail(e, "%s: \"judged\" is \"%s\", which --mode %s does not say ---> remove the line", where, judged, s->o->mode);
+}
+
+FN void judge_summary(const Run *s) {
+    const Options *o = s->o;
+    Share right = share_of(s->right, s->answers), capped = share_of(s->capped, s->answers);
+    Calibration c = calibrate(s->judgements, s->num_judgements);
+    json_t *outcomes = json_object(), *j = json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "mode", o->mode, "answers", (json_int_t)s->answers, "new_answers", (json_int_t)(s->answers - s->file.resumed), "right", (json_int_t)s->right, "wrong", (json_int_t)s->wrong,
+                          "undecided", (json_int_t)(s->answers - s->right - s->wrong), "right_share", right.p, "right_share_stderr", right.error, "overlength_ratio", capped.p, "overlength_ratio_stderr", capped.error);
+    for (int k = 0; judge_outcome(s->mode, k); k++) if (s->outcomes[k]) json_object_set_new(outcomes, judge_outcome(s->mode, k), json_integer(s->outcomes[k]));
+    json_object_set_new(j, "judged", outcomes);
+    if (s->mode != MODE_VERIFY) json_object_set_new(j, "calibration", calibration_json(&c));
+    if (o->endpoint.url) json_object_set_new(j, "endpoint", endpoint_json(&s->endpoint));
+    else if (s->mode != MODE_VERIFY) run_speed_json(s, j);
+    print_json(j);
+    if (o->quiet) return;
+    fprintf(stderr, "%" PRId64 " answers: %" PRId64 " right (%.1f +- %.1f %%), %" PRId64 " wrong, %" PRId64 " undecided; %.1f +- %.1f %% had reached the cap (overlength ratio)\n", s->answers, s->right, 100 * right.p, 100 * right.error, s->wrong,
+            s->answers - s->right - s->wrong, 100 * capped.p, 100 * capped.error);
+    for (int k = 2; judge_outcome(s->mode, k); k++) if (s->outcomes[k]) fprintf(stderr, "%14" PRId64 "  %s\n", s->outcomes[k], judge_outcome(s->mode, k));
+    if (s->mode == MODE_VERIFY) return;
+    if (c.n == 0) fprintf(stderr, "calibration: no judged answer whose gold answer the verifier could use\n");
+    else {
+        fprintf(stderr, "calibration against the verifier, %" PRId64 " answers: judged as the verifier does %.1f %%; right judged right %" PRId64 ", judged wrong %" PRId64 "; wrong judged wrong %" PRId64 ", judged right %" PRId64 "\n", c.n, 100 * c.accuracy,
+                c.true_right, c.false_wrong, c.true_wrong, c.false_right);
+        if (c.scored) fprintf(stderr, "expected calibration error %.3f, AUC %.3f\n     score      answers  mean score  right\n", c.calibration_error, c.auc);
+        for (int k = 0; k < CALIBRATION_BINS; k++) if (c.in_bin[k]) fprintf(stderr, "  %.1f to %.1f  %8" PRId64 "  %10.3f  %5.1f %%\n", k / (double)CALIBRATION_BINS, (k + 1) / (double)CALIBRATION_BINS, c.in_bin[k], c.score_mean[k], 100 * c.right_share[k]);
+    }
+    if (o->endpoint.url) fprintf(stderr, "endpoint: %" PRId64 " replies in %.1f s, %" PRId64 " tries more; %" PRId64 " tokens asked, %" PRId64 " said\n", s->endpoint.counts[ENDPOINT_GOOD], s->seconds, s->endpoint.retries, s->endpoint.prompt_tokens, s->endpoint.reply_tokens);
+    else fprintf(stderr, "%" PRId64 " tokens through the judge in %.1f s, %" PRId64 " new ones; of the prompts %" PRId64 " were in pages already\n", s->computed_tokens, s->seconds, s->new_tokens, s->shared_tokens);
+    if (!o->endpoint.url && s->mode == MODE_VERDICT) run_print_logp(s);
+}
+
+FN int judge_flags(Options *o, Flag *flags) {
+    const Flag table[] = {
+        {"--answers", FLAG_STRING, &o->in, "FILE", "JSONL rows as genrm sample writes them: \"prompt\", \"answer\", \"reached_cap\", and \"completion\", the gold answer", 0, 0, false},
+        {"--out", FLAG_STRING, &o->out, "FILE", "the same rows with \"verdict\" (right, wrong, null) and \"judged\" (why), a line as each is judged; the same command goes on after a kill", 0, 0, false},
+        {"--mode", FLAG_STRING, &o->mode, "MODE", "verify: letters, numbers and texts against the gold answer, no judge; yesno: P(Yes) against P(No); verdict: the judge compares with the gold answer, in JSON", 0, 0, false},
+        {"--gold", FLAG_STRING, &o->gold, "NAME", "field of the gold answer", 0, 0, false},
+        {"--verifier", FLAG_STRING, &o->kind, "KIND", "auto (by the gold answer), choice, number or exact", 0, 0, false},
+        {"--tolerance", FLAG_DOUBLE, &o->tolerance, "X", "most that a number may be off, as a share of the gold one", 0, 1, false},
+        {"--model", FLAG_STRING, &o->model, "DIR", "the judge: a Hugging Face model directory, that of the answers or another", 0, 0, false},
+        {"--prompt", FLAG_STRING, &o->prompt, "FILE", "what the judge is asked (default: data/prompts/judge.txt, or judge_reference.txt for verdict)", 0, 0, false},
+        {"--yes", FLAG_STRING, &o->yes, "WORD", "yesno: the word for right; all tokens that spell it are summed", 0, 0, false},
+        {"--no", FLAG_STRING, &o->no, "WORD", "yesno: the word for wrong", 0, 0, false},
+        {"--least", FLAG_DOUBLE, &o->least, "X", "yesno: a judge that gives the two words less than this has no verdict", 0, 1, false},
+        {"--max-new", FLAG_INT, &o->max_new, "N", "most tokens of a reply", 1, 1 << 20, false},
+    };
+    o->mode = NULL; o->yes = "Yes"; o->no = "No"; o->least = 0.1; o->max_new = 512; o->sampling.temperature = 0;
+    int n = add_flags(flags, 0, table, (int)(sizeof table / sizeof *table));
+    n = flags_of_draws(o, flags, n);
+    n = flags_of_endpoints(o, flags, n);
+    return flags_of_runs(o, flags, n);
+}
+
+// what judge and correct have in common: who is asked, and that no flag is of no use
+FN bool asking_settings(Options *o, Flag *flags, int n, Error *e) {
+    static const char *const local[] = {"--model", "--adapter", "--template", "--batch", "--seed", NULL}, *const remote[] = {"--endpoint-model", "--key-variable", "--connections", "--timeout", "--tries", "--give-up", NULL};
+    static const char *const drawing[] = {"--seed", NULL}, *const printing[] = {"--quiet", NULL};
+    if (!o->in || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see --help", !o->in ? "--answers" : "--out");
+    if (o->dry_run && !flags_unused(flags, n, printing, "--dry-run does nothing but print", e)) return false;
+    if (!o->endpoint.url && !flags_unused(flags, n, remote, "there is no --endpoint", e)) return false;
+    if (o->endpoint.url && !o->endpoint.model) return fail(e, "--endpoint-model is missing ---> which of the endpoint's models is asked?");
+    if (o->endpoint.url) return flags_unused(flags, n, local, "an --endpoint is asked", e);
+    return o->sampling.temperature > 0 || flags_unused(flags, n, drawing, "--temperature 0 takes the most probable token", e);
+}
+
+FN bool judge_settings(Run *s, Flag *flags, int n, Error *e) {
+    static const char *const asking[] = {"--model", "--endpoint", "--endpoint-model", "--key-variable", "--connections", "--timeout", "--tries", "--give-up", "--prompt", "--max-new", "--temperature", "--seed", "--batch", "--template", "--adapter", "--dry-run", NULL};
+    static const char *const words[] = {"--yes", "--no", "--least", NULL}, *const generating[] = {"--max-new", "--temperature", "--seed", NULL};
+    Options *o = s->o;
+    if (!o->mode) return fail(e, "--mode is missing, expected verify, yesno or verdict ---> see genrm judge --help");
+    for (s->mode = 0; s->mode < NUM_MODES && strcmp(o->mode, mode_names[s->mode]) != 0;) s->mode++;
+    if (s->mode == NUM_MODES) return fail(e, "--mode is \"%s\", expected verify, yesno or verdict", o->mode);
+    if (s->mode == MODE_VERIFY && !flags_unused(flags, n, asking, "--mode verify asks no judge", e)) return false;
+    if (!verify_find(o->kind, &s->verify_kind, e) || !asking_settings(o, flags, n, e)) return false;
+    if ((s->mode != MODE_YESNO || o->endpoint.url) && !flags_unused(flags, n, words, s->mode == MODE_YESNO ? "an endpoint says Yes or No, its probabilities are not to be had" : "they are --mode yesno's", e)) return false;
+    if (s->mode == MODE_YESNO && !o->endpoint.url && !flags_unused(flags, n, generating, "--mode yesno generates nothing", e)) return false;
+    if (s->mode == MODE_YESNO && !o->endpoint.url) o->max_new = 0;
+    if (s->mode != MODE_VERIFY && !o->model && !o->endpoint.url) return fail(e, "--model or --endpoint is missing ---> who judges?");
+    return true;
+}
+
+// the judge's prompt file, hashed for the identity; *path, if NULL, becomes data/prompts/NAME, which the caller frees
+FN bool judge_prompt(Run *s, const char *name, const char *const *names, Hash *hash, Error *e) {
+    char *path = s->o->prompt ? xstrdup(s->o->prompt) : prompt_path(name);
+    bool ok = prompt_load(path, names, &s->prompt, e) && hash_file(path, hash, e);
+    free(path);
+    return ok;
+}
+
+FN bool judge_run(Run *s, int argc, char **argv, Error *e) {
+    Options *o = s->o;
+    Hash prompt = {""};
+    s->item = judge_item; s->line = judge_line; s->file.had = judge_had; s->file.row_key = "line"; s->skipped_have_lines = true;
+    bool ok = (!o->model || run_open_model(s, e)) && (s->mode == MODE_VERIFY || (s->mode == MODE_VERDICT ? judge_prompt(s, "judge_reference.txt", prompt_judge_reference, &prompt, e) : judge_prompt(s, "judge.txt", prompt_judge, &prompt, e)));
+    for (int k = 0; ok && s->mode == MODE_YESNO && o->model && k < 2; k++) {
+        const char *word = k ? o->no : o->yes;
+        s->sets[s->num_sets++] = token_set(s->tokenizer, word);
+        if (s->sets[k].ids.len == 0) ok = fail(e, "%s: no token of the tokenizer spells \"%s\" ---> give %s a word that is one token, and a --prompt that asks for it, or use --mode verdict", o->model, word, k ? "--no" : "--yes");
+    }
+    for (int64_t i = 0; ok && s->num_sets && i < s->sets[0].ids.len; i++) for (int64_t k = 0; k < s->sets[1].ids.len; k++) if (s->sets[0].ids.data[i] == s->sets[1].ids.data[k]) ok = fail(e, "--yes and --no are the same word");
+    if (!comm_agree(&s->comm, ok && run_rows(s, e), e, "reading the answers")) return false;
+    if (!o->quiet && s->mode != MODE_VERIFY) run_print_plan(s);
+    if (o->dry_run) return true;
+    if (!run_same(s, argc, argv, e)) return false;
+    ok = run_answers(s, json_pack("{s:s,s:s,s:s,s:s,s:s,s:f,s:s,s:s,s:f}", "format", "findap-judge-1", "mode", o->mode, "prompt_hash", prompt.hex, "gold", o->gold, "verifier", o->kind, "tolerance", o->tolerance, "yes", o->yes, "no", o->no, "least", o->least), e);
+    if (s->begun && s->comm.rank == 0) judge_summary(s);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// correct
+
+FN bool correct_item(Run *s, json_t *row, const char *where, Item *p, Error *e) {
+    static const char *const ours[] = {"line", "reply", "reply_reached_cap", "correction", "correct_prefix", "wrong_step", "corrected_step", "token_logps", NULL};
+    const Options *o = s->o;
+    Text answer, gold, verdict;
+    if (!row_text(row, "answer", where, true, &answer, e) || !row_text(row, o->gold, where, false, &gold, e) || !row_text(row, "verdict", where, false, &verdict, e)) return false;
+    if (!json_object_get(row, "verdict")) return fail(e, "%s: \"verdict\" is missing: only wrong answers are corrected ---> judge them first: genrm judge", where);
+    p->row = row_without(row, ours);
+    p->skip = !text_equal(verdict, text_of("wrong")) ? SKIP_NOT_WRONG : text_trim(answer).length == 0 ? SKIP_EMPTY : json_is_true(json_object_get(row, "reached_cap")) ? SKIP_CAPPED : text_trim(gold).length == 0 ? SKIP_NO_REFERENCE : SKIP_NOT;
+    if (p->skip) return true;
+    Buffer question = {NULL, 0, 0};
+    conversation_text(row, &question);
+    const Text values[] = {text_make(question.data ? question.data : "", question.len), gold, answer};
+    bool ok = judge_ask(s, values, where, p, e);
+    buffer_free(&question);
+    return ok;
+}
+
+FN void correct_line(Run *s, const Item *p, const Said *said, Buffer *b) {
+    Correction c;
+    const json_t *answer = json_object_get(p->row, "answer");
+    CorrectionStatus status = correction_parse(said->text, said->capped, text_make(json_string_value(answer), (int64_t)json_string_length(answer)), &c);
+    s->outcomes[status]++;
+    s->right += c.exact;
+    add_field(b, "correction", text_of(correction_names[status]));
+    if (status == CORRECTION_GOOD) {
+        add_field(b, "correct_prefix", c.prefix);
+        add_field(b, "wrong_step", c.wrong);
+        add_field(b, "corrected_step", text_of(c.correction));
+        free(c.correction);
+    }
+    add_field(b, "reply", said->text);
+    add_text(b, said->capped ? ",\"reply_reached_cap\":true" : ",\"reply_reached_cap\":false");
+}
+
+FN bool correct_had(void *user, json_t *line, const char *where, Error *e) {
+    Run *s = (Run *)user;
+    const char *status = NULL;
+    if (!json_get_string(line, "correction", where, true, &status, e)) return false;
+    for (int k = 0; k < NUM_CORRECTION; k++) if (strcmp(status, correction_names[k]) == 0) { s->outcomes[k]++; s->answers++; return true; }
+    return fail(e, "%s: \"correction\" is \"%s\", which is none that this program knows ---> remove the line", where, status);
+}
+
+FN void correct_summary(const Run *s) {
+    const Options *o = s->o;
+    Share good = share_of(s->outcomes[CORRECTION_GOOD], s->answers);
+    json_t *skipped = json_object(), *j = json_pack("{s:I,s:I,s:I,s:I,s:f,s:f}", "rows", (json_int_t)s->num_items, "asked", (json_int_t)s->answers, "new", (json_int_t)(s->answers - s->file.resumed), "good", (json_int_t)s->outcomes[CORRECTION_GOOD],
+                                                    "good_share", good.p, "good_share_stderr", good.error);
+    for (int k = 1; k < NUM_SKIP; k++) if (s->skipped[k]) json_object_set_new(skipped, skip_names[k], json_integer(s->skipped[k]));
+    json_object_set_new(j, "not_asked", skipped);
+    json_object_set_new(j, "rejected", counts_json(correction_names + 1, s->outcomes + 1, NUM_CORRECTION - 1));
+    if (o->endpoint.url) json_object_set_new(j, "endpoint", endpoint_json(&s->endpoint)); else run_speed_json(s, j);
+    print_json(j);
+    if (o->quiet) return;
+    fprintf(stderr, "%" PRId64 " of %" PRId64 " answers asked about: %" PRId64 " corrections hold (%.1f +- %.1f %%)\n", s->answers, s->num_items, s->outcomes[CORRECTION_GOOD], 100 * good.p, 100 * good.error);
+    for (int k = 1; k < NUM_CORRECTION; k++) if (s->outcomes[k]) fprintf(stderr, "%14" PRId64 "  rejected: %s\n", s->outcomes[k], correction_names[k]);
+    for (int k = 1; k < NUM_SKIP; k++) if (s->skipped[k]) fprintf(stderr, "%14" PRId64 "  not asked: %s\n", s->skipped[k], skip_names[k]);
+    if (o->endpoint.url) fprintf(stderr, "endpoint: %" PRId64 " replies in %.1f s, %" PRId64 " tries more\n", s->endpoint.counts[ENDPOINT_GOOD], s->seconds, s->endpoint.retries);
+    else { fprintf(stderr, "%" PRId64 " new tokens in %.1f s, %.1f tok/s\n", s->new_tokens, s->seconds, s->new_tokens ? (double)s->new_tokens / s->seconds : 0); run_print_logp(s); }
+}
+
+FN int correct_flags(Options *o, Flag *flags) {
+    const Flag table[] = {
+        {"--answers", FLAG_STRING, &o->in, "FILE", "JSONL rows as genrm judge writes them; those with the verdict wrong are asked about", 0, 0, false},
+        {"--out", FLAG_STRING, &o->out, "FILE", "these rows with \"correction\" (good, or why not), \"wrong_step\", \"corrected_step\", ...; the same command goes on after a kill", 0, 0, false},
+        {"--gold", FLAG_STRING, &o->gold, "NAME", "field of the gold answer, which is shown as the reference", 0, 0, false},
+        {"--model", FLAG_STRING, &o->model, "DIR", "who corrects: a Hugging Face model directory, that of the answers or another", 0, 0, false},
+        {"--prompt", FLAG_STRING, &o->prompt, "FILE", "what is asked (default: data/prompts/correct.txt)", 0, 0, false},
+        {"--max-new", FLAG_INT, &o->max_new, "N", "most tokens of a reply", 1, 1 << 20, false},
+    };
+    o->max_new = 1024; o->sampling.temperature = 0;
+    int n = add_flags(flags, 0, table, (int)(sizeof table / sizeof *table));
+    n = flags_of_draws(o, flags, n);
+    n = flags_of_endpoints(o, flags, n);
+    return flags_of_runs(o, flags, n);
+}
+FN bool correct_settings(Run *s, Flag *flags, int n, Error *e) {
+    if (!asking_settings(s->o, flags, n, e)) return false;
+    return s->o->model || s->o->endpoint.url || fail(e, "--model or --endpoint is missing ---> who corrects?");
+}
+
+FN bool correct_run(Run *s, int argc, char **argv, Error *e) {
+    Options *o = s->o;
+    Hash prompt = {""};
+    s->item = correct_item; s->line = correct_line; s->file.had = correct_had; s->file.row_key = "line";
+    if (!comm_agree(&s->comm, (!o->model || run_open_model(s, e)) && judge_prompt(s, "correct.txt", prompt_judge_reference, &prompt, e) && run_rows(s, e), e, "reading the answers")) return false;
+    if (!o->quiet) run_print_plan(s);
+    if (o->dry_run) return true;
+    if (!run_same(s, argc, argv, e)) return false;
+    bool ok = run_answers(s, json_pack("{s:s,s:s,s:s}", "format", "findap-correct-1", "prompt_hash", prompt.hex, "gold", o->gold), e);
+    if (s->begun && s->comm.rank == 0) correct_summary(s);
+    return ok;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// the program
+
+FN bool chat_settings(const Options *o, const Comm *c, Flag *flags, int n, Error *e) {
+    if (c->size > 1) return fail(e, "a conversation is one process's, found %d ---> start genrm chat alone", c->size);
+    return o->sampling.temperature > 0 || flags_unused(flags, n, draw_flags, "--temperature 0 takes the most probable token", e);
+}
+
+enum { SAMPLE, JUDGE, CORRECT, CHAT };
+FN int run_main(int command, int argc, char **argv) {
+    static const struct { const char *usage, *about; } help_of[] = {
+        {"genrm sample --model DIR --prompts FILE.jsonl --out FILE.jsonl [flags]",
+         "Answers to prompts, N each. Rows go out with what they came in with, and \"answer\", \"tokens\", \"finish\" (stop, length, stop_string), \"reached_cap\", \"logp\", \"token_logps\":\n"
+         "log-probs of the model itself, before temperature, penalty and cuts. A summary on stdout, one JSON object."},
+        {"genrm judge --mode verify|yesno|verdict --answers FILE.jsonl --out FILE.jsonl [--model DIR | --endpoint URL] [flags]",
+         "Is an answer right? Where there are gold answers the judge's agreement with the verifier is printed. A summary on stdout, one JSON object.\n"
+         "With yesno \"score\" is P(Yes) / (P(Yes) + P(No)) and \"p_outside\" what neither word got; an endpoint's Yes or No is read as text and has no score."},
+        {"genrm correct --answers JUDGED.jsonl --out FILE.jsonl (--model DIR | --endpoint URL) [flags]",
+         "The first wrong step of wrong answers, and what should stand there instead. What is quoted must be in the answer, in its place, and the correction must differ;\n"
+         "what does not hold is kept with its reason. A summary on stdout, one JSON object."},
+        {"genrm chat --model DIR [flags]", "A conversation: a line of standard input is a turn, the answer comes as it is made. /clear begins anew, /quit ends. Escape sequences in answers are made visible."},
+    };
+    Options o;
+    Flag flags[MAX_FLAGS];
+    Run s;
     Error e;
-    Sample s;
+    bool help = false;
     memset(&s, 0, sizeof s);
-    s.options = &o;
-    bool ok = flags_parse(argc, argv, 2, flags, n, NULL, &help, &e);
-    if (ok && help) flags_help("genrm sample --model DIR --prompts FILE.jsonl --out FILE.jsonl [flags]",
-                               "Answers to prompts, N each. Rows go out with what they came in with, and \"answer\", \"tokens\", \"finish\" (stop, length, stop_string), \"reached_cap\", \"logp\", \"token_logps\":\n"
-                               "log-probs of the model itself, before temperature, penalty and cuts. A summary on stdout, one JSON object.", flags, n);
-    ok = ok && (help || sample_settings(&o, flags, n, &e));
+    options_begin(&o);
+    s.o = &o;
+    int n = command == SAMPLE ? sample_flags(&o, flags) : command == JUDGE ? judge_flags(&o, flags) : command == CORRECT ? correct_flags(&o, flags) : flags_of_cuts(&o, flags, chat_flags(&o, flags));
+    bool ok = comm_begin(&s.comm, 60, &e) && flags_parse(argc, argv, 2, flags, n, NULL, &help, &e);
+    if (ok && help && s.comm.rank == 0) flags_help(help_of[command].usage, help_of[command].about, flags, n);
+    ok = ok && (help || (command == SAMPLE ? sample_settings(&o, flags, n, &e) : command == JUDGE ? judge_settings(&s, flags, n, &e) : command == CORRECT ? correct_settings(&s, flags, n, &e) : chat_settings(&o, &s.comm, flags, n, &e)));
+    ok = comm_agree(&s.comm, ok, &e, "reading flags");
+    bool print = s.comm.rank == 0;
+    if (!print) o.quiet = true;
     if (ok && !help && !o.quiet) log_banner(FINDAP_DEVICE, argc, argv);
-    ok = ok && (help || sample_run(&s, &e));
-    if (s.out && fclose(s.out) != 0 && ok) ok = fail(&e, "%s: write failed: %s", o.out, strerror(errno));
-    if (!ok) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
-    for (int64_t i = 0; i < s.num_prompts; i++) { json_decref(s.prompts[i].row); ids_free(&s.prompts[i].ids); }
-    free(s.prompts); free(s.done); free(o.stop.items);
-    tokenizer_free(s.tokenizer);
+    if (ok && !help) ok = comm_agree(&s.comm, command == SAMPLE ? sample_run(&s, argc, argv, &e) : command == JUDGE ? judge_run(&s, argc, argv, &e) : command == CORRECT ? correct_run(&s, argc, argv, &e) : chat_run(&s, &e), &e, "the end");
+    if (!ok && print) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
+    run_free(&s);
+    comm_end(&s.comm);
     return ok ? 0 : 1;
 }
 
@@ -439,10 +549,24 @@ FN int genrm_main(int argc, char **argv) {
     program_name = "genrm";
     sigbus_message();
     const char *command = argc > 1 ? argv[1] : "";
-    if (strcmp(command, "sample") == 0) return sample_main(argc, argv);
-    if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0) { printf("usage: genrm sample ...   answers to prompts\n\n`genrm COMMAND --help` shows a command's flags\n"); return 0; }
+    if (strcmp(command, "sample") == 0) return run_main(SAMPLE, argc, argv);
+    if (strcmp(command, "judge") == 0) return run_main(JUDGE, argc, argv);
+    if (strcmp(command, "correct") == 0) return run_main(CORRECT, argc, argv);
+    if (strcmp(command, "chat") == 0) return run_main(CHAT, argc, argv);
+    if (strcmp(command, "pairs") == 0) return pair_files_main(false, argc, argv);
+    if (strcmp(command, "distill") == 0) return pair_files_main(true, argc, argv);
+    if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0) {
+        printf("usage: genrm sample ...    answers to prompts\n"
+               "       genrm judge ...     are they right? by the verifier, by a judge's P(Yes), by its verdict beside a reference\n"
+               "       genrm correct ...   the first wrong step of wrong answers, and what should stand there\n"
+               "       genrm pairs ...     preference pairs of all these, for prepare --kind pref\n"
+               "       genrm distill ...   the model's own good answers, for prepare --kind it\n"
+               "       genrm chat ...      a conversation\n"
+               "\n`genrm COMMAND --help` shows a command's flags\n");
+        return 0;
+    }
     Error e;
-    fail(&e, "the command is \"%s\", expected sample ---> see genrm --help", command);
+    fail(&e, "the command is \"%s\", expected sample, judge, correct, pairs, distill or chat ---> see genrm --help", command);
     fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     return 1;
 }

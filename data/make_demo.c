@@ -1,7 +1,7 @@
 // make_demo.c: everything `make demo` trains on, made here from a seed: small finance texts, questions with computable
 // answers, a byte-level BPE tokenizer trained on them, and the config of a tiny Llama. No downloads, no Python.
 //
-//     make_demo OUT [--seed N] [--rambling SHARE]
+//     make_demo OUT [--seed N] [--rambling SHARE] [--steps]
 //
 //     OUT/model/     config.json, tokenizer.json, tokenizer_config.json, generation_config.json (a Hugging Face directory without weights)
 //     OUT/reports.jsonl, OUT/book.jsonl          {"text"}: company reports; a "textbook" of terms and worked examples
@@ -14,12 +14,19 @@
 // to need both streams: which sector and city a company belongs to stands in the reports for every company, but the instruction
 // data asks it of half of them and the test of the other half: knowledge from one stream, the form of an answer from the other.
 //
+// --steps makes another, smaller world instead, for the generative reward model (scripts/demo_align.sh): sums in two steps, and wrong ones with the first wrong step and its
+// correction, as genrm correct asks for them. The tokenizer and the recipe are of this world then:
+//     OUT/steps.jsonl, corrections.jsonl   instruction data, trained together
+//     OUT/ask.jsonl, ask_test.jsonl        {"prompt", "completion"}: questions to sample answers to, and held-out ones; no question stands in more than one of trained, asked and held out
+//     OUT/correct.txt                      what genrm correct asks, as short as such a model needs it
+//
 // --rambling spoils the instruction data: that share of its answers does not end where it should but goes on with sentences from the
 // book and the reports, for some answers rarely, for others nearly always. Everything else, the tokenizer too, stays as it
 // is without. A model trained on it answers and then often does not stop: what scripts/overlong.sh mends.
 #include "../findap/common.h"   // defines: Buffer, AtomicFile, random_below, die
 #include "../findap/flags.h"    // defines: flags_parse
 #include "../findap/json.h"     // defines: json_t
+#include "../findap/prompt.h"   // defines: PromptTemplate, prompt_render
 
 // ---------------------------------------------------------------------------------------------------------------
 // the world
@@ -198,6 +205,48 @@ static bool set_add(StringSet *s, const char *text) {   // false: was there alre
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// --steps: the world of the generative reward model. "Caswick earned 4 and 3 and paid 2. What is left?" - "4 + 3 = 7. 7 - 2 = 5. Answer: 5"
+
+enum { PART_TRAINED, PART_ASKED, PART_TESTED };   // of a question, by its hash: none is in two of them
+typedef struct { int a, b, c; char *question, *solution, *first, *second; } Sum;   // the two steps of the solution
+
+static Sum make_sum(World *w, int part, int wrong) {   // wrong: 0, or the number of the first step that is
+    Sum s;
+    for (s.question = NULL;;) {
+        const char *name = w->company[draw(w, NUM_COMPANIES)].name;
+        s.a = 1 + draw(w, 9); s.b = 1 + draw(w, 9); s.c = 1 + draw(w, s.a + s.b - 1);
+        s.question = draw(w, 2) ? xprintf("%s earned %d and %d and paid %d. What is left?", name, s.a, s.b, s.c) : xprintf("What is left of %d and %d when %s has paid %d?", s.a, s.b, name, s.c);
+        int five = (int)(XXH3_64bits_withSeed(s.question, strlen(s.question), w->seed) % 5);
+        if (part == (five < 3 ? PART_TRAINED : five == 3 ? PART_ASKED : PART_TESTED)) break;
+        free(s.question);
+    }
+    int sum = s.a + s.b, off = 1 + draw(w, 2);
+    off = draw(w, 2) ? off : -off;
+    if (wrong == 1) sum = sum + off > s.c ? sum + off : sum + 1;
+    int rest = sum - s.c;
+    if (wrong == 2) rest = rest + off >= 0 ? rest + off : rest + 1;
+    s.first = xprintf("%d + %d = %d.", s.a, s.b, sum);
+    s.second = xprintf("%d - %d = %d.", sum, s.c, rest);
+    s.solution = xprintf("%s %s Answer: %d", s.first, s.second, rest);
+    return s;
+}
+static void free_sum(Sum *s) { free(s->question); free(s->solution); free(s->first); free(s->second); }
+
+// The prompt file of genrm correct. A tiny model needs it short.
+static const char correct_prompt[] = "{{question}}\nReference: {{reference}}\nFound: {{answer}}\nWhich step is wrong first?\n";
+static char *asked_of_judge(const char *question, const char *reference, const char *answer) {
+    Error e;
+    PromptTemplate p;
+    const Text values[] = {text_of(question), text_of(reference), text_of(answer)};
+    Buffer b = {NULL, 0, 0};
+    if (!prompt_parse("correct.txt", text_of(correct_prompt), prompt_judge_reference, &p, &e)) die("%s", e.text);
+    prompt_render(&p, values, &b);
+    buffer_add(&b, "", 1);
+    prompt_free(&p);
+    return b.data;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // the tokenizer: byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2), trained here. Merges are learned inside words (letters
 // with the space before them) only: digits and punctuation stay single tokens, so that a number is read digit by digit.
 
@@ -217,8 +266,6 @@ static void byte_symbol(int b, char out[3]) {
     if (code < 0x80) { out[0] = (char)code; out[1] = 0; }
     else { out[0] = (char)(0xC0 | code >> 6); out[1] = (char)(0x80 | (code & 63)); out[2] = 0; }
 }
-
-static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 static void bpe_count(Bpe *b, const char *text, int64_t *table, int64_t size) {   // adds the words of text; table: hash -> word + 1
     for (const char *p = text; *p;) {
@@ -327,21 +374,62 @@ static void save_recipe(const char *dir) {
         "name", "group2", "streams", group2, "balance", "rows", "packing", "next-fit", "steps", 320, "lr", 3e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.0, "optimizer", "kept"));
 }
 
-// ---------------------------------------------------------------------------------------------------------------
+static void save_steps_recipe(const char *dir) {
+    json_t *streams = json_pack("[o,o]", stream_json("steps", "it"), stream_json("corrections", "it"));
+    save_json(dir, "recipe.json", json_pack("{s:s,s:s,s:i,s:i,s:i,s:i,s:{s:i,s:i},s:{s:f,s:f,s:f,s:f},s:[{s:s,s:o,s:s,s:i,s:f,s:f,s:s,s:f}]}",
+        "comment", "a tiny model that does sums in two steps, and corrects wrong ones", "name", "steps", "seed", 42, "seq_len", 512, "step_tokens", 2048, "micro_rows", 4, "dev", "dev_rows", 40, "every", 100,
+        "optimizer", "weight_decay", 0.1, "beta1", 0.9, "beta2", 0.95, "grad_clip", 1.0, "stages",
+        "name", "all", "streams", streams, "packing", "best-fit", "steps", 500, "lr", 3e-3, "warmup", 0.1, "schedule", "cosine", "floor", 0.05));
+}
 
 enum { REPORTS = 4000, BOOK = 2000, QUESTIONS = 5000, EXERCISES = 4000, TEST_PER_TYPE = 50 };
+
+static void make_steps(const char *out, World *w, World *rambler, double rambling, Bpe *bpe, int64_t *table, int64_t table_size) {
+    enum { SOLVED = 4000, CORRECTED = 2500, ASKED = 400, TESTED = 250 };
+    static const struct { const char *file; int rows, part; } files[] = {{"steps.jsonl", SOLVED, PART_TRAINED}, {"corrections.jsonl", CORRECTED, PART_TRAINED}, {"ask.jsonl", ASKED, PART_ASKED}, {"ask_test.jsonl", TESTED, PART_TESTED}};
+    w->stream = 6;
+    rambler->stream = 7;
+    for (int f = 0; f < 4; f++) {
+        Buffer rows = {NULL, 0, 0};
+        bool corrected = f == 1;
+        for (int i = 0; i < files[f].rows; i++) {
+            int wrong = corrected ? 1 + draw(w, 2) : 0;
+            Sum s = make_sum(w, files[f].part, wrong);
+            char *first = xprintf("%d + %d = %d.", s.a, s.b, s.a + s.b), *second = xprintf("%d - %d = %d.", s.a + s.b, s.c, s.a + s.b - s.c), *reference = xprintf("%s %s Answer: %d", first, second, s.a + s.b - s.c);
+            char *prompt = corrected ? asked_of_judge(s.question, reference, s.solution) : xstrdup(s.question), *reply;
+            if (corrected) reply = xprintf("{\"First incorrect step\": \"%s\", \"Reasoning up to incorrect\": \"%s\", \"Step correction\": \"%s\"}", wrong == 1 ? s.first : s.second, wrong == 1 ? "" : s.first, wrong == 1 ? first : second);
+            else reply = f == 0 && draw(rambler, 10000) < 10000 * rambling_share(w->seed, strstr(reference, "Answer"), rambling) ? rambled(rambler, reference) : xstrdup(reference);
+            add_row(&rows, f > 1 ? json_pack("{s:s,s:s}", "prompt", prompt, "completion", reply) : json_pack("{s:[{s:s,s:s},{s:s,s:s}]}", "messages", "role", "user", "content", prompt, "role", "assistant", "content", reply));
+            bpe_count(bpe, prompt, table, table_size);
+            bpe_count(bpe, reply, table, table_size);
+            free(first); free(second); free(reference); free(prompt); free(reply);
+            free_sum(&s);
+        }
+        save_text(out, files[f].file, rows.data, rows.len);
+        buffer_free(&rows);
+    }
+    for (int i = 0; i < REPORTS / 4; i++) {   // what rambles is made of: the tokenizer needs more words than sums have
+        char *texts[] = {report(rambler), book_page(rambler)};
+        for (int k = 0; k < 2; k++) { bpe_count(bpe, texts[k], table, table_size); free(texts[k]); }
+    }
+    save_text(out, "correct.txt", correct_prompt, (int64_t)strlen(correct_prompt));
+    printf("make_demo: %s: %d sums in two steps and %d corrections to be trained; %d questions to be asked, %d held out\n", out, SOLVED, CORRECTED, ASKED, TESTED);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 
 int main(int argc, char **argv) {
     program_name = "make_demo";
     int64_t seed = 1;
     double rambling = 0;
-    bool help = false;
+    bool help = false, steps = false;
     Error e;
     StringList rest = {NULL, 0};
     Flag flags[] = {{"--seed", FLAG_INT, &seed, "N", "another seed, another world", 0, 1e15, false},
-                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending", 0, 1, false}};
-    if (!flags_parse(argc, argv, 1, flags, 2, &rest, &help, &e)) die("%s", e.text);
-    if (help) { flags_help("make_demo OUT [--seed N] [--rambling SHARE]", "Makes the demo's texts, questions, tokenizer and model configuration in the directory OUT.", flags, 2); return 0; }
+                    {"--rambling", FLAG_DOUBLE, &rambling, "SHARE", "share of the answers trained on that go on and on instead of ending", 0, 1, false},
+                    {"--steps", FLAG_BOOL, &steps, NULL, "instead of questions and reports: sums in two steps, and corrections of wrong ones (scripts/demo_align.sh)", 0, 0, false}};
+    if (!flags_parse(argc, argv, 1, flags, 3, &rest, &help, &e)) die("%s", e.text);
+    if (help) { flags_help("make_demo OUT [--seed N] [--rambling SHARE] [--steps]", "Makes the demo's texts, questions, tokenizer and model configuration in the directory OUT.", flags, 3); return 0; }
     if (rest.n != 1) die("expected one output directory, found %d ---> see --help", rest.n);
     const char *out = rest.items[0];
     char *model = path_join(out, "model");
@@ -357,6 +445,16 @@ int main(int argc, char **argv) {
     memset(&bpe, 0, sizeof bpe);
     const int64_t table_size = 8192;
     int64_t *table = (int64_t *)xcalloc(table_size, sizeof(int64_t));
+    if (steps) {
+        make_steps(out, &w, &rambler, rambling, &bpe, table, table_size);
+        bpe_train(&bpe);
+        save_tokenizer(&bpe, model);
+        save_model_files(model);
+        save_steps_recipe(out);
+        for (int i = 0; i < BASE; i++) free(bpe.token[i]);
+        free(table); free(bpe.words); free(model); free((void *)rest.items);
+        return 0;
+    }
     StringSet asked = {(char **)xcalloc(65536, sizeof(char *)), 65536};
     w.stream = 1;
     for (int i = 0; i < REPORTS; i++) { char *t = report(&w); bpe_count(&bpe, t, table, table_size); add_row(&reports, json_pack("{s:s}", "text", t)); free(t); }

@@ -3,6 +3,7 @@
 #define main make_demo_main      // the program's main() is called like a function here
 #include "data/make_demo.c"
 #undef main
+#include "findap/reward.h"       // defines: correction_parse
 #include "findap/tokenizer.h"    // defines: tokenizer_load, tokenizer_encode, tokenizer_decode
 #include "test/check.h"
 
@@ -10,6 +11,8 @@ static char home[] = "/tmp/findap_test_XXXXXX";
 static const char *const files[] = {"model/tokenizer.json", "model/tokenizer_config.json", "model/config.json", "model/generation_config.json",
                                     "reports.jsonl", "book.jsonl", "questions.jsonl", "exercises.jsonl", "test.jsonl", "train.jsonl", "recipe.json"};
 enum { NUM_FILES = sizeof files / sizeof *files };
+static const char *const step_files[] = {"model/tokenizer.json", "model/tokenizer_config.json", "model/config.json", "model/generation_config.json", "recipe.json", "steps.jsonl", "corrections.jsonl", "ask.jsonl", "ask_test.jsonl", "correct.txt"};
+enum { NUM_STEP_FILES = sizeof step_files / sizeof *step_files };
 
 static char *in(const char *world, const char *name) {
     char *dir = path_join(home, world), *path = path_join(dir, name);
@@ -18,21 +21,21 @@ static char *in(const char *world, const char *name) {
 }
 static void make(const char *world, const char *seed, const char *rambling) {
     char *dir = path_join(home, world);
-    char *argv[] = {(char *)"make_demo", dir, (char *)"--seed", (char *)seed, (char *)"--rambling", (char *)rambling};
-    assert_int_equal(make_demo_main(6, argv), 0);
+    char *argv[] = {(char *)"make_demo", dir, (char *)"--seed", (char *)seed, (char *)"--rambling", (char *)rambling, (char *)"--steps"};
+    assert_int_equal(make_demo_main(world[0] >= 's' ? 7 : 6, argv), 0);   // worlds from s on are --steps'
     free(dir);
 }
 static int setup(void **state) {
     (void)state;
     if (!mkdtemp(home)) return -1;
-    make("a", "1", "0"); make("b", "1", "0"); make("c", "2", "0"); make("d", "1", "0.3");
+    make("a", "1", "0"); make("b", "1", "0"); make("c", "2", "0"); make("d", "1", "0.3"); make("s", "1", "0.3"); make("t", "1", "0.3"); make("u", "2", "0");
     return 0;
 }
 static int teardown(void **state) {
     (void)state;
-    for (int w = 0; w < 4; w++) {
-        char world[2] = {(char)('a' + w), 0}, *model = in(world, "model"), *dir = path_join(home, world);
-        for (int i = 0; i < NUM_FILES; i++) { char *path = in(world, files[i]); unlink(path); free(path); }
+    for (int w = 0; w < 7; w++) {
+        char world[2] = {"abcdstu"[w], 0}, *model = in(world, "model"), *dir = path_join(home, world);
+        for (int i = 0; i < (w < 4 ? NUM_FILES : NUM_STEP_FILES); i++) { char *path = in(world, w < 4 ? files[i] : step_files[i]); unlink(path); free(path); }
         rmdir(model); rmdir(dir);
         free(model); free(dir);
     }
@@ -199,7 +202,64 @@ static void test_rambling(void **state) {
     free(model);
 }
 
+// --steps: what was computed is right, every correction holds as genrm looks at it, and no question is in two of trained, asked and held out
+typedef struct { json_t *part; int64_t rows, wrong_first, wrong_second; int which; } Steps;
+static void numbers_seen(Steps *s, const char *question, int *a, int *b, int *c) {
+    int n[3] = {0, 0, 0}, k = 0;
+    for (const char *p = question; *p && k < 3; p++) if (*p >= '0' && *p <= '9') { n[k++] = atoi(p); while (p[1] >= '0' && p[1] <= '9') p++; }
+    assert_true(k == 3 && n[0] < 10 && n[1] < 10 && n[2] < 20);
+    *a = n[0]; *b = n[1]; *c = n[2];
+    char *alone = xprintf("%.*s", (int)strcspn(question, "\n"), question);
+    const json_t *part = json_object_get(s->part, alone);
+    if (part && json_integer_value(part) != s->which) fail_msg("%s: is in two parts", alone);
+    if (!part) json_object_set_new(s->part, alone, json_integer(s->which));
+    free(alone);
+}
+static void check_sum(json_t *row, void *data) {
+    Steps *s = (Steps *)data;
+    const json_t *messages = json_object_get(row, "messages");
+    const char *question = json_string_value(messages ? json_object_get(json_array_get(messages, 0), "content") : json_object_get(row, "prompt")), *said = json_string_value(messages ? json_object_get(json_array_get(messages, 1), "content") : json_object_get(row, "completion"));
+    int a, b, c;
+    numbers_seen(s, question, &a, &b, &c);
+    char *want = xprintf("%d + %d = %d. %d - %d = %d. Answer: %d", a, b, a + b, a + b, c, a + b - c, a + b - c);
+    if (strncmp(said, want, strlen(want)) != 0 || (said[strlen(want)] && said[strlen(want)] != '.')) fail_msg("%s: %s", question, said);
+    free(want);
+    s->rows++;
+}
+static void check_correction(json_t *row, void *data) {
+    Steps *s = (Steps *)data;
+    const json_t *messages = json_object_get(row, "messages");
+    const char *asked = json_string_value(json_object_get(json_array_get(messages, 0), "content")), *reply = json_string_value(json_object_get(json_array_get(messages, 1), "content")), *found = strstr(asked, "\nFound: ") + 8;
+    int a, b, c;
+    numbers_seen(s, asked, &a, &b, &c);
+    Correction out;
+    CorrectionStatus status = correction_parse(text_of(reply), false, text_make(found, strchr(found, '\n') - found), &out);
+    if (status != CORRECTION_GOOD) fail_msg("%s: %s: %s", correction_names[status], asked, reply);
+    char *want = out.prefix.length ? xprintf("%d - %d = %d.", a + b, c, a + b - c) : xprintf("%d + %d = %d.", a, b, a + b);
+    assert_string_equal(out.correction, want);
+    if (out.prefix.length) s->wrong_second++; else s->wrong_first++;
+    free(want); free(out.correction);
+    s->rows++;
+}
+static void test_steps(void **state) {
+    (void)state;
+    Steps s;
+    memset(&s, 0, sizeof s);
+    s.part = json_object();
+    for (int i = 0; i < NUM_STEP_FILES; i++) if (!same("s", "t", step_files[i])) fail_msg("%s differs between two runs of one seed", step_files[i]);
+    assert_false(same("s", "u", "steps.jsonl"));
+    static const struct { const char *file; int part, rows; } parts[] = {{"steps.jsonl", 1, 4000}, {"corrections.jsonl", 1, 2500}, {"ask.jsonl", 2, 400}, {"ask_test.jsonl", 3, 250}};
+    for (int k = 0; k < 4; k++) {
+        s.which = parts[k].part;
+        s.rows = 0;
+        each_row("s", parts[k].file, k == 1 ? check_correction : check_sum, &s);
+        assert_int_equal(s.rows, parts[k].rows);
+    }
+    assert_true(s.wrong_first > 1000 && s.wrong_second > 1000);
+    json_decref(s.part);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_seed), cmocka_unit_test(test_tokenizer_loads), cmocka_unit_test(test_held_out), cmocka_unit_test(test_rambling)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_seed), cmocka_unit_test(test_tokenizer_loads), cmocka_unit_test(test_held_out), cmocka_unit_test(test_rambling), cmocka_unit_test(test_steps)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

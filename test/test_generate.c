@@ -6,13 +6,11 @@
 #include <sys/wait.h>            // defines: waitpid
 #include "test/check.h"
 #include "test/scratch.h"        // defines: directory, setup, teardown, in
-#include "test/program.h"        // defines: run_words, output
+#include "test/genrm_run.h"      // defines: run_genrm, expect, summary, sorted_file, put, make_files
 
-static char build[512];          // where this program lies, and genrm_cpu beside it
 static Safetensors *want;        // test/data/generate.safetensors
 enum { PROMPTS = 6, NEW = 24 };
 
-static void must(bool ok, const Error *e) { if (!ok) fail_msg("%s", e->text); }
 static const SafeTensor *reference(const char *name, const char *what, int i) {
     char full[96];
     if (i < 0) snprintf(full, sizeof full, "%s.%s", name, what); else snprintf(full, sizeof full, "%s.%s.%d", name, what, i);
@@ -346,62 +344,6 @@ static void answers_end_where_they_should(void **state) {
 
 // ---- the program
 
-static void run_genrm(int expected, const char *words) { int status = run_words(genrm_main, "genrm", words); if (status != expected) fail_msg("%s: status %d, expected %d:\n%.700s", words, status, expected, output); }
-static void expect(const char *words, const char *text) {   // an error, one line, with this in it
-    run_genrm(1, words);
-    const char *error = strstr(output, "genrm: error: ");
-    if (!error || !strstr(error, text)) fail_msg("%s: expected \"%s\" in:\n%.700s", words, text, output);
-    if (strchr(error, '\n') != error + strlen(error) - 1) fail_msg("%s: more than one line: %.700s", words, error);
-}
-static double summary(const char *key) {   // of the JSON object on stdout
-    Error e;
-    char *begin = strstr(output, "{\"prompts\":");
-    assert_non_null(begin);
-    json_t *j = json_parse("summary", begin, strchr(begin, '\n') - begin, &e);
-    must(j != NULL, &e);
-    const json_t *v = json_object_get(j, key);
-    if (!json_is_number(v)) fail_msg("the summary has no number %s: %.600s", key, output);
-    double x = json_number_value(v);
-    json_decref(j);
-    return x;
-}
-static int compare_lines(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-static char *sorted_file(const char *name) {   // its lines, sorted
-    Mapped m;
-    Error e;
-    must(map_file(in(name), &m, &e), &e);
-    char *text = xprintf("%.*s", (int)m.size, (const char *)m.data), *lines[2000];
-    unmap_file(&m);
-    int n = 0;
-    for (char *line = strtok(text, "\n"); line && n < 2000; line = strtok(NULL, "\n")) lines[n++] = line;
-    qsort(lines, (size_t)n, sizeof *lines, compare_lines);
-    Buffer b = {NULL, 0, 0};
-    for (int i = 0; i < n; i++) { buffer_add(&b, lines[i], (int64_t)strlen(lines[i])); buffer_add(&b, "\n", 1); }
-    buffer_add(&b, "", 1);
-    free(text);
-    return b.data;
-}
-static void put(const char *name, const char *text) { Error e; must(write_file(in(name), text, (int64_t)strlen(text), &e), &e); }
-
-enum { ROWS = 12 };
-static void make_files(void) {   // the trained model with a tokenizer, questions to it
-    Error e;
-    must(make_directory(in("model"), &e) && copy_file("test/data/trained", in("model"), "config.json", &e) && copy_file("test/data/trained", in("model"), "model.safetensors", &e), &e);
-    Tokenizer *t = tiny_tokenizer(in("model"), "llama3", &e);
-    must(t != NULL, &e);
-    tokenizer_free(t);
-    Buffer b = {NULL, 0, 0};
-    for (int i = 0; i < ROWS; i++) {
-        char *row = i % 3 == 0 ? xprintf("{\"id\":%d,\"prompt\":\"count from %c\"}\n", i, 'a' + i) : i % 3 == 1 ? xprintf("{\"messages\":[{\"role\":\"user\",\"content\":\"count from %c\"},{\"role\":\"assistant\",\"content\":\"gold %d\"}],\"x\":1.5}\n", 'a' + i, i)
-                                 : xprintf("\n{\"prompt\":[{\"role\":\"user\",\"content\":\"count from %c\"}],\"answer\":\"an old one\"}\n", 'a' + i);
-        buffer_add(&b, row, (int64_t)strlen(row));
-        free(row);
-    }
-    buffer_add(&b, "", 1);
-    put("prompts.jsonl", b.data);
-    buffer_free(&b);
-}
-
 #define SAMPLE "sample --model @model --prompts @prompts.jsonl --max-new 18 --n 3 --temperature 1.2 --top-p 0.95 --seed 4"
 static void samples_do_not_depend_on_the_batch(void **state) {
     (void)state;
@@ -528,8 +470,8 @@ static void bad_input_is_one_line(void **state) {
     run_genrm(0, "--help");
     run_genrm(0, "sample --help");
     assert_non_null(strstr(output, "--repetition-penalty X"));
-    expect("", "the command is \"\", expected sample");
-    expect("smaple", "the command is \"smaple\", expected sample");
+    expect("", "the command is \"\", expected sample, judge, correct, pairs, distill or chat");
+    expect("smaple", "the command is \"smaple\", expected sample, judge, correct, pairs, distill or chat");
     expect("sample", "--model is missing");
     expect("sample --model @model --prompts @prompts.jsonl", "--out is missing");
     expect("sample --model @model --prompts @prompts.jsonl --out @x --nn 3", "unknown flag \"--nn\"");
@@ -548,7 +490,7 @@ static void bad_input_is_one_line(void **state) {
         {"{\"prompt\":\"a\"}\n{\"prompt\":", "bad.jsonl:2: not valid JSON"}, {"[1]\n", "bad.jsonl:1: the row is an array, expected an object"}, {"{\"text\":\"a\"}", "bad.jsonl:1: expected \"prompt\" or \"messages\""}, {"{\"prompt\":3}", "bad.jsonl:1: \"prompt\" is an integer"},
         {"{\"prompt\":\" \"}", "bad.jsonl:1: \"prompt\" is empty"}, {"{\"messages\":[]}", "\"messages\" is an empty list"}, {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\"}]}", "is an assistant turn that answers nothing"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"b\"}]}", "\"messages\" ends with a system turn, expected a user turn"},
-        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", "\"prompt\" ends with an assistant turn, expected a user turn"}, {"", "bad.jsonl: has no prompts"}};
+        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", "\"prompt\" ends with an assistant turn, expected a user turn"}, {"", "bad.jsonl: has no rows"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) { put("bad.jsonl", rows[i].rows); expect("sample --model @model --prompts @bad.jsonl --max-new 18 --out @x --quiet", rows[i].text); }
     // answers of another run, of nobody, damaged
     expect("sample --model @model --prompts @prompts.jsonl --max-new 18 --n 3 --temperature 1.2 --top-p 0.9 --seed 4 --out @one.jsonl", "the answers there are of another run: \"top_p\" is 0.95, here 0.9");
@@ -574,8 +516,7 @@ static void bad_input_is_one_line(void **state) {
 
 int main(int argc, char **argv) {
     (void)argc;
-    const char *slash = strrchr(argv[0], '/');
-    snprintf(build, sizeof build, "%.*s", slash ? (int)(slash - argv[0]) : 1, slash ? argv[0] : ".");
+    find_build(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_and_log_probs_are_transformers), cmocka_unit_test(scores_are_transformers), cmocka_unit_test(cuts_are_transformers), cmocka_unit_test(draws_have_their_probabilities),
         cmocka_unit_test(prompts_share_pages), cmocka_unit_test(answers_end_where_they_should), cmocka_unit_test(samples_do_not_depend_on_the_batch), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(bad_input_is_one_line),
