@@ -1,0 +1,217 @@
+// decode.cu: the ladder of findap/kernels/decode.cuh: attention over pages, and a few rows times a matrix. How to call it: dev/ladder.cuh.
+// Bytes that must move: of attention the keys and values of every row, 4 HD a token and key/value head; of a product the matrix.
+#include "ladder.cuh"                      // defines: Array, ladder_*, expect*
+#include "../findap/kernels/decode.cuh"    // defines: kv_store, decode_attention, matvec
+#include "../findap/kernels/matmul.cuh"    // defines: Gemm, matmul_forward
+#include <memory>                          // defines: std::unique_ptr
+
+// ---------------------------------------------------------------------------------------------------------------------
+// attention: rows of given lengths, pages dealt out in random order; where no token lies there is NaN
+
+struct Problem {
+    int64_t N, NH, NKV, HD, W, longest, max_pages, scratch;
+    std::vector<int32_t> length;
+    std::vector<double> q, k, v;                     // (N, NH, HD); (N, longest, NKV, HD), read back as the cache has them
+    std::unique_ptr<Array<real>> query, keys, values;
+    std::unique_ptr<Array<int32_t>> table, lengths;
+    std::unique_ptr<Array<float>> part;
+};
+static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length, bool numbers) {
+    Problem p;
+    p.N = (int64_t)length.size(); p.NH = NH; p.NKV = NKV; p.HD = HD; p.W = (NH + 2 * NKV) * HD; p.length = length;
+    p.longest = std::max<int64_t>(1, *std::max_element(length.begin(), length.end()));
+    p.max_pages = ceil_div(p.longest, KV_PAGE);
+    p.scratch = decode_scratch(p.N, NH, HD, p.longest);
+    const int64_t pages = p.N * p.max_pages;
+    std::vector<int32_t> table((size_t)pages);
+    for (int64_t i = 0; i < pages; i++) table[(size_t)i] = (int32_t)i;
+    for (int64_t i = pages - 1; i > 0; i--) std::swap(table[(size_t)i], table[(size_t)(random_bits(7, (uint64_t)i) % (uint64_t)(i + 1))]);
+    p.table.reset(new Array<int32_t>(table)); p.lengths.reset(new Array<int32_t>(length)); p.query.reset(new Array<real>(p.N * p.W, 1, 1.0f));
+    p.keys.reset(new Array<real>(pages * NKV * KV_PAGE * HD)); p.values.reset(new Array<real>(pages * NKV * KV_PAGE * HD));
+    p.part.reset(new Array<float>(std::max<int64_t>(1, p.scratch)));
+    // every row's token t in one go: a batch of N new tokens, as generating makes them
+    for (int64_t t = 0; t < p.longest; t++) {
+        Array<real> qkv(p.N * p.W, 100 + (uint64_t)t, 1.0f);
+        std::vector<int32_t> slot((size_t)p.N);
+        for (int64_t n = 0; n < p.N; n++) slot[(size_t)n] = t < length[(size_t)n] ? table[(size_t)(n * p.max_pages + t / KV_PAGE)] * KV_PAGE + (int32_t)(t % KV_PAGE) : -1;
+        Array<int32_t> slots(slot);
+        kv_store(p.keys->at, p.values->at, qkv.at, slots.at, p.N, NH, NKV, HD, 0);
+        if (!numbers) continue;
+        const std::vector<double> x = qkv.numbers();
+        if (t == 0) { p.k.assign((size_t)(p.N * p.longest * NKV * HD), 0); p.v = p.k; }
+        for (int64_t n = 0; n < p.N; n++)
+            for (int64_t i = 0; i < NKV * HD; i++) {
+                p.k[(size_t)((n * p.longest + t) * NKV * HD + i)] = x[(size_t)(n * p.W + NH * HD + i)];
+                p.v[(size_t)((n * p.longest + t) * NKV * HD + i)] = x[(size_t)(n * p.W + (NH + NKV) * HD + i)];
+            }
+    }
+    p.q = p.query->numbers();
+    CUDA_CHECK(cudaDeviceSynchronize());
+    return p;
+}
+static std::vector<double> reference(const Problem &p) {
+    std::vector<double> out((size_t)(p.N * p.NH * p.HD));
+    #pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < p.N; n++)
+        for (int64_t h = 0; h < p.NH; h++) {
+            const int64_t kv = h / (p.NH / p.NKV), T = p.length[(size_t)n];
+            std::vector<double> s((size_t)T);
+            double most = -INFINITY, sum = 0;
+            for (int64_t t = 0; t < T; t++) {
+                double dot = 0;
+                for (int64_t d = 0; d < p.HD; d++) dot += p.q[(size_t)(n * p.W + h * p.HD + d)] * p.k[(size_t)(((n * p.longest + t) * p.NKV + kv) * p.HD + d)];
+                s[(size_t)t] = dot / sqrt((double)p.HD);
+                most = std::max(most, s[(size_t)t]);
+            }
+            for (double &x : s) { x = exp(x - most); sum += x; }
+            for (int64_t d = 0; d < p.HD; d++) {
+                double x = 0;
+                for (int64_t t = 0; t < T; t++) x += s[(size_t)t] * p.v[(size_t)(((n * p.longest + t) * p.NKV + kv) * p.HD + d)];
+                out[(size_t)((n * p.NH + h) * p.HD + d)] = T ? x / sum : 0;
+            }
+        }
+    return out;
+}
+static void attend(const Problem &p, real *out) {
+    decode_attention(out, p.NH * p.HD, p.query->at, p.W, p.keys->at, p.values->at, p.table->at, p.max_pages, p.lengths->at, p.longest, p.part->at, p.N, p.NH, p.NKV, p.HD, 0);
+}
+static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length) {
+    char shape[160];
+    snprintf(shape, sizeof shape, "attention of %lld rows, %lld/%lld heads of %lld, the last %d tokens long", (long long)length.size(), (long long)NH, (long long)NKV, (long long)HD, length.back());
+    const Problem p = problem(NH, NKV, HD, length, true);
+    Array<real> out(p.N * NH * HD), again(p.N * NH * HD);
+    attend(p, out.at);
+    const std::vector<double> want = reference(p);
+    const Difference d = difference(out, want);   // P is rounded to bf16 before it meets V: 2^-9 of each term
+    char text[96];
+    snprintf(text, sizeof text, "error %.2e, worst number %.2e", d.norm, d.worst);
+    expect(d.norm <= 3e-3 && d.worst <= 3e-2 && out.fences_stand() && p.part->fences_stand(), text, shape);
+    attend(p, again.at);
+    expect(same_bits(out.get(), again.get()), "other bits the second time", shape);
+    // each row alone: the same bits
+    bool same = true;
+    const std::vector<real> all = out.get();
+    const std::vector<int32_t> table = p.table->get();
+    for (int64_t n = 0; n < p.N; n++) {
+        Array<real> one(NH * HD);
+        const int64_t longest = std::max(1, length[(size_t)n]);
+        Array<float> part(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
+        decode_attention(one.at, NH * HD, p.query->at + n * p.W, p.W, p.keys->at, p.values->at, p.table->at + n * p.max_pages, p.max_pages, p.lengths->at + n, longest, part.at, 1, NH, NKV, HD, 0);
+        same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
+    }
+    expect(same, "a row alone has other bits", shape);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// a few rows times a matrix
+
+static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residual) {
+    char shape[160];
+    snprintf(shape, sizeof shape, "matvec N %lld K %lld O %lld%s%s", (long long)N, (long long)K, (long long)O, bias ? ", bias" : "", residual ? ", residual" : "");
+    Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), b(O, 3, 1.0f), r(N * O, 4, 1.0f), y(N * O), one(O);
+    matvec(y.at, O, x.at, K, w.at, bias ? b.at : NULL, residual ? r.at : NULL, N, K, O, 0);
+    const std::vector<double> xs = x.numbers(), ws = w.numbers(), bs = b.numbers(), rs = r.numbers();
+    std::vector<double> want((size_t)(N * O));
+    #pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t o = 0; o < O; o++) {
+            double s = (bias ? bs[(size_t)o] : 0) + (residual ? rs[(size_t)(n * O + o)] : 0);
+            for (int64_t k = 0; k < K; k++) s += xs[(size_t)(n * K + k)] * ws[(size_t)(o * K + k)];
+            want[(size_t)(n * O + o)] = s;
+        }
+    expect_close(y, want, "y", shape);
+    const std::vector<real> all = y.get();
+    bool same = true;
+    for (int64_t n = 0; n < N; n++) {
+        matvec(one.at, O, x.at + n * K, K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1, K, O, 0);
+        same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * O, all.begin() + (n + 1) * O));
+    }
+    expect(same, "a row alone has other bits", shape);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rung 1
+
+__global__ static void plain_attention_kernel(real *out, const real *q, const real *k, const real *v, const int32_t *table, const int32_t *length, int64_t ldq, int64_t max_pages, int NH, int NKV, int HD) {
+    const int h = blockIdx.x, n = blockIdx.y, kv = h / (NH / NKV), d = threadIdx.x;   // a thread a dimension, a token at a time
+    __shared__ float shared[33];
+    float most = -INFINITY, sum = 0, x = 0;
+    for (int t = 0; t < length[n]; t++) {
+        const int64_t at = (((int64_t)table[n * max_pages + t / KV_PAGE] * NKV + kv) * KV_PAGE + t % KV_PAGE) * HD + d;
+        const float s = block_sum(to_float(q[n * ldq + h * HD + d]) * to_float(k[at]), shared) / sqrtf((float)HD), high = fmaxf(most, s), fade = expf(most - high), p = expf(s - high);
+        sum = sum * fade + p;
+        x = x * fade + p * to_float(v[at]);
+        most = high;
+    }
+    out[((int64_t)n * NH + h) * HD + d] = from_float<real>(length[n] ? x / sum : 0.0f);
+}
+__global__ static void plain_matvec_kernel(real *y, const real *x, const real *w, int64_t N, int64_t K, int64_t O) {
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (i >= N * O) return;
+    float s = 0;
+    for (int64_t k = 0; k < K; k++) s += to_float(x[i / O * K + k]) * to_float(w[i % O * K + k]);
+    y[i] = from_float<real>(s);
+}
+
+static void bench_attention(const Ladder *l, int64_t N, int64_t T) {
+    const Problem p = problem(32, 8, 128, std::vector<int32_t>((size_t)N, (int32_t)T), false);
+    Array<real> out(N * 4096);
+    char title[96];
+    snprintf(title, sizeof title, "attention, 32/8 heads of 128, %lld rows of %lld tokens", (long long)N, (long long)T);
+    ladder_title(title);
+    const double bytes = 4.0 * 128 * 8 * (double)(N * T);
+    if (ladder_wants(l, 1)) ladder_rung(l, 1, "a block a head, a token at a time", bytes, 0, [&](int) {
+        plain_attention_kernel<<<dim3(32, (unsigned)N), 128>>>(out.at, p.query->at, p.keys->at, p.values->at, p.table->at, p.lengths->at, p.W, p.max_pages, 32, 8, 128); });
+    if (ladder_wants(l, 2)) ladder_rung(l, 2, "decode.cuh: a group of heads together, pages by cp.async, products by mma.sync", bytes, 0, [&](int) { attend(p, out.at); });
+}
+static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t O) {
+    Array<real> x(N * K, 1, 1.0f), w(SETS * O * K, 2, 0.05f), y(N * O);
+    char title[96];
+    snprintf(title, sizeof title, "%lld rows times %lld x %lld", (long long)N, (long long)O, (long long)K);
+    ladder_title(title);
+    const double bytes = 2.0 * (double)(K * O);
+    if (ladder_wants(l, 1) && N == 1) ladder_rung(l, 1, "a thread an element", bytes, 0, [&](int s) { plain_matvec_kernel<<<(unsigned)ceil_div(N * O, 256), 256>>>(y.at, x.at, w.at + s * O * K, N, K, O); });
+    if (ladder_wants(l, 2)) ladder_rung(l, 2, "cuBLASLt's first choice", bytes, 0, [&](int s) { matmul_forward(g, y.at, x.at, w.at + s * O * K, NULL, NULL, N, K, O, O, 0); });
+    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: 16 rows of the matrix a block, 16-byte loads that are operands as they come", bytes, 0, [&](int s) { matvec(y.at, O, x.at, K, w.at + s * O * K, NULL, NULL, N, K, O, 0); });
+}
+
+int main(int argc, char **argv) {
+    program_name = "decode";
+    const char *what = argc > 1 ? argv[1] : "";
+    if (strcmp(what, "tiny") == 0) {
+        check_attention(4, 2, 64, {0, 1, 17, 40});
+        check_attention(8, 1, 128, {270});
+        check_matvec(3, 96, 24, true, true);
+        return check_result();
+    }
+    if (strcmp(what, "check") == 0) {
+        const std::vector<int32_t> lengths = {0, 1, 2, 15, 16, 17, 31, 48, 63, 64, 65, 255, 256, 257, 511, 513, 700};
+        for (int64_t HD : {64, 128}) {
+            check_attention(4, 4, HD, lengths);
+            check_attention(8, 2, HD, lengths);
+            check_attention(6, 1, HD, {1, 300, 40});
+            check_attention(14, 2, HD, {77});
+            check_attention(16, 2, HD, {16, 5});
+            check_attention(2, 1, HD, {0});
+        }
+        check_attention(32, 8, 128, {2000, 1, 1024});
+        for (int64_t N : {1, 2, 5, 8}) for (int64_t K : {32, 64, 96, 1024, 1056, 4864}) for (int64_t O : {8, 16, 24, 515}) check_matvec(N, K, O, O == 24 || K == 64, N == 5 || K == 64);
+        check_matvec(8, 4096, 4096, false, true);
+        return check_result();
+    }
+    const Ladder l = ladder_begin(argc, argv);
+    static Gemm g;
+    gemm_create(&g);
+    bench_attention(&l, 256, 1024);
+    bench_attention(&l, 64, 900);
+    bench_attention(&l, 1, 1024);
+    bench_attention(&l, 1, 8192);
+    for (int64_t N : {1, 8}) {
+        bench_matvec(&l, &g, N, 4096, 6144);
+        bench_matvec(&l, &g, N, 4096, 4096);
+        bench_matvec(&l, &g, N, 4096, 28672);
+        bench_matvec(&l, &g, N, 14336, 4096);
+        bench_matvec(&l, &g, N, 4096, 128256);
+    }
+    return 0;
+}
