@@ -227,23 +227,6 @@ FN bool dpo_logps(Dpo *d, Model *m, const int64_t *pairs, int64_t n, bool refere
 // ---------------------------------------------------------------------------------------------------------------
 // the reference's log-probs, kept in a file: chosen, rejected F64 (P), sums in double of fp32 log-probs
 
-// what a model directory's log-probs depend on: its weight files and config.json
-FN bool model_hash(const char *dir, Hash *out, Error *e) {
-    Hash config;
-    char *path = path_join(dir, "config.json");
-    Weights *w = hash_file(path, &config, e) ? weights_open(dir, e) : NULL;
-    free(path);
-    if (!w) return false;
-    XXH3_state_t *state = XXH3_createState();
-    CHECK(state && XXH3_128bits_reset(state) == XXH_OK);
-    XXH3_128bits_update(state, config.hex, sizeof config.hex);
-    for (int i = 0; i < w->num_files; i++) XXH3_128bits_update(state, w->files[i]->file.data, (size_t)w->files[i]->file.size);
-    *out = hash_digest(XXH3_128bits_digest(state));
-    XXH3_freeState(state);
-    weights_close(w);
-    return true;
-}
-
 typedef struct { const char *key, *value, *what; } ReferenceKey;
 enum { REFERENCE_KEYS = 4 };
 FN void reference_keys(const Dpo *d, ReferenceKey *k) {

@@ -338,6 +338,41 @@ static void attention_forward(float *out, float *lse, float *scores, const float
     }
 }
 
+// Attention of a token to keys and values in pages (generation): keys, values (pages, NKV, PAGE_TOKENS, HD), table: the pages of its sequence.
+static inline int64_t page_place(const int32_t *table, int64_t s, int64_t g, int64_t NKV, int64_t HD) {
+    return ((table[s / PAGE_TOKENS] * NKV + g) * PAGE_TOKENS + s % PAGE_TOKENS) * HD;
+}
+// The sums are attention_forward's, in its order. First all tokens' keys and values go to their pages, since a token may need those of another of the same call.
+static void attention_paged_forward(float *out, float *keys, float *values, float *scores, const float *qkv, const Call *c, int64_t T, int64_t NH, int64_t NKV, int64_t HD) {
+    int64_t W = (NH + 2 * NKV) * HD, group = NH / NKV;
+    float scale = 1.0f / sqrtf((float)HD);
+    #pragma omp parallel for
+    for (int64_t n = 0; n < c->N; n++) {
+        for (int64_t g = 0; g < NKV; g++) {
+            int64_t at = page_place(c->pages + c->sequence[n] * c->width, c->positions[n], g, NKV, HD);
+            memcpy(keys + at, qkv + n * W + (NH + g) * HD, (size_t)HD * sizeof(float));
+            memcpy(values + at, qkv + n * W + (NH + NKV + g) * HD, (size_t)HD * sizeof(float));
+        }
+    }
+    #pragma omp parallel for collapse(2) schedule(dynamic)
+    for (int64_t n = 0; n < c->N; n++) {
+        for (int64_t h = 0; h < NH; h++) {
+            const int32_t *table = c->pages + c->sequence[n] * c->width;
+            const float *q = qkv + n * W + h * HD;
+            int64_t seen = c->positions[n] + 1, g = h / group;
+            float *p = thread_scratch(scores, T), *o = out + n * NH * HD + h * HD, maximum = -INFINITY, sum = 0;
+            for (int64_t s = 0; s < seen; s++) {
+                p[s] = scale * dot_product(q, keys + page_place(table, s, g, NKV, HD), HD);
+                maximum = p[s] > maximum ? p[s] : maximum;
+            }
+            #pragma omp simd reduction(+ : sum)
+            for (int64_t s = 0; s < seen; s++) { p[s] = fast_exp(p[s] - maximum); sum += p[s]; }
+            memset(o, 0, (size_t)HD * sizeof(float));
+            for (int64_t s = 0; s < seen; s++) add_scaled(o, values + page_place(table, s, g, NKV, HD), p[s] / sum, HD);
+        }
+    }
+}
+
 // dqkv (N, W) = gradient of q, k and v, from dout (N, NH*HD). With p = softmax(scores), D = dout . out:
 //   dv_s += p_s dout;   dscore_s = p_s (dout . v_s - D);   dq += scale dscore_s k_s;   dk_s += scale dscore_s q
 static void attention_backward(float *dqkv, float *scores, const float *dout, const float *out, const float *lse, const float *qkv,
@@ -543,6 +578,9 @@ struct Model {
     float *arena;            // all activations lie in here
     Span *documents;         // documents of the last batch, and their branches
     int64_t num_documents;
+    int64_t num_pages;       // generation: room for as many
+    float *keys, *values;    // (L, pages, NKV, PAGE_TOKENS, HD)
+    float *draw;             // (threads, 2V)  scratch of model_sample
     int64_t updates;         // since the moments were zero, for AdamW's bias correction
     double loss;
     StepResult result;
@@ -742,7 +780,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
 void model_free(Model *m) {
     if (!m) return;
     free(m->params); free(m->grads); free(m->moment1); free(m->moment2); free(m->shard_sums); free(m->shard_params);
-    free(m->arena); free(m->layers); free(m->documents);
+    free(m->arena); free(m->layers); free(m->documents); free(m->keys); free(m->values); free(m->draw);
     free(m);
 }
 
@@ -925,18 +963,23 @@ static void adapters_backward(Model *m, int64_t l, int s, float *dx, const float
     lora_a_backward(dx, grad_at(m, m->adapters[first][0], l), m->dxa, x, param_at(m, m->adapters[first][0], l), (float)lora_scale(&m->lora), N, K, nR);
 }
 
-// one layer: x (N, C) -> next (N, C)
-static void layer_forward(Model *m, int64_t l, float *next, const Batch *b) {
+// keys and values of a layer, all pages
+static int64_t pages_numbers(const Config *c, int64_t pages) { return pages * c->num_kv_heads * PAGE_TOKENS * c->head_dim; }
+
+// one layer: x (N, C) -> next (N, C). The tokens are in documents, or (generation) go on from what is in pages as `call` says
+static void layer_forward(Model *m, int64_t l, float *next, const int32_t *positions, int64_t N, const Call *call) {
     const Config *c = &m->config;
-    int64_t N = b->B * b->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
+    int64_t C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim;
     int64_t A = NH * HD, W = A + 2 * NKV * HD;
     Layer *y = &m->layers[l];
     fetch_layer(m, l);
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps);
     matmul_forward(y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), N, C, W);   // q, k, v in one
     adapters_forward(m, l, 0, y->qkv, W, y->norm1, N);
-    rope_forward(y->qkv, m->rope_table, b->positions, N, NH, NKV, HD);
-    attention_forward(y->att, y->lse, m->scores, y->qkv, m->documents, m->num_documents, m->T, NH, NKV, HD);
+    rope_forward(y->qkv, m->rope_table, positions, N, NH, NKV, HD);
+    int64_t at = l * pages_numbers(c, m->num_pages);
+    if (call) attention_paged_forward(y->att, m->keys + at, m->values + at, m->scores, y->qkv, call, m->T, NH, NKV, HD);
+    else attention_forward(y->att, y->lse, m->scores, y->qkv, m->documents, m->num_documents, m->T, NH, NKV, HD);
     matmul_forward(m->branch, y->att, param(m, "o", l), NULL, N, A, C);
     adapters_forward(m, l, 1, m->branch, C, y->att, N);
     residual_forward(y->x2, y->x, m->branch, N * C);
@@ -972,16 +1015,22 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     reduce_unit(m, l + 1, b->last);
 }
 
+// tokens (N) -> m->hidden (N, C)
+static void layers_forward(Model *m, const int32_t *tokens, const int32_t *positions, int64_t N, const Call *call) {
+    const Config *c = &m->config;
+    int64_t C = c->hidden_size, L = c->num_layers;
+    embedding_forward(m->layers[0].x, param(m, "embed", 0), tokens, N, C);
+    for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, positions, N, call);
+    rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps);
+}
+
 void model_forward(Model *m, const Batch *b) {
     CHECK(b->B >= 1 && b->T >= 1 && b->T <= m->T && b->B * b->T <= m->B * m->T);
-    const Config *c = &m->config;
-    int64_t N = b->B * b->T, C = c->hidden_size, L = c->num_layers;
+    int64_t N = b->B * b->T;
     find_documents(m, b);
     m->plain = m->adapter_off;
-    embedding_forward(m->layers[0].x, param(m, "embed", 0), b->tokens, N, C);
-    for (int64_t l = 0; l < L; l++) layer_forward(m, l, l + 1 < L ? m->layers[l + 1].x : m->x, b);
-    rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)c->rms_norm_eps);
-    if (m->training) memset(m->dhidden, 0, (size_t)(N * C) * sizeof(float));
+    layers_forward(m, b->tokens, b->positions, N, NULL);
+    if (m->training) memset(m->dhidden, 0, (size_t)(N * m->config.hidden_size) * sizeof(float));
 }
 
 // Only places with a weighted target are looked at, HEAD_ROWS at a time: gathered, multiplied with the LM head, turned
@@ -1037,6 +1086,56 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
         matmul_forward(logits + done * V, m->head_hidden, param(m, head_name(m), 0), NULL, rows, C, V);
     }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// generation
+
+int64_t model_pages_bytes(const Config *c, int64_t pages) { return 2 * c->num_layers * pages_numbers(c, pages) * (int64_t)sizeof(float); }
+void model_pages(Model *m, int64_t pages) {
+    int64_t threads = 1;
+    #ifdef _OPENMP
+    threads = omp_get_max_threads();
+    #endif
+    CHECK(!m->training && !m->keys);
+    m->num_pages = pages;
+    m->keys = (float *)xcalloc(m->config.num_layers * pages_numbers(&m->config, pages), sizeof(float));
+    m->values = (float *)xcalloc(m->config.num_layers * pages_numbers(&m->config, pages), sizeof(float));
+    m->draw = (float *)xcalloc(threads * 2 * m->config.vocab_size, sizeof(float));
+}
+void model_page_copy(Model *m, int32_t from, int32_t to) {
+    int64_t page = pages_numbers(&m->config, 1), layer = pages_numbers(&m->config, m->num_pages);
+    for (int64_t l = 0; l < m->config.num_layers; l++) {
+        memcpy(m->keys + l * layer + to * page, m->keys + l * layer + from * page, (size_t)page * sizeof(float));
+        memcpy(m->values + l * layer + to * page, m->values + l * layer + from * page, (size_t)page * sizeof(float));
+    }
+}
+
+void model_generate_forward(Model *m, const Call *c) {
+    CHECK(m->keys && c->N >= 1 && c->N <= m->B * m->T);
+    for (int64_t n = 0; n < c->N; n++) {
+        CHECK(c->tokens[n] >= 0 && c->tokens[n] < m->config.vocab_size && c->positions[n] >= 0 && c->positions[n] < m->T && c->positions[n] / PAGE_TOKENS < c->width);
+        int32_t page = c->pages[c->sequence[n] * c->width + c->positions[n] / PAGE_TOKENS];
+        CHECK(page >= 0 && page < m->num_pages);
+    }
+    layers_forward(m, c->tokens, c->positions, c->N, c);
+}
+
+void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *rows, int32_t *tokens, float *logp) {
+    int64_t V = m->config.vocab_size;
+    for (int64_t done = 0; done < n; done += HEAD_ROWS) {
+        int64_t some = n - done < HEAD_ROWS ? n - done : HEAD_ROWS;
+        model_logits(m, index + done, some, m->logits);
+        #pragma omp parallel for schedule(dynamic)
+        for (int64_t i = 0; i < some; i++) {
+            float *z = thread_scratch(m->draw, 2 * V);
+            sample_filter(z, z + V, m->logits + i * V, V, &rows[done + i]);
+            tokens[done + i] = sample_draw(z, V, &rows[done + i]);
+        }
+        cross_entropy(logp + done, m->logits, tokens + done, NULL, some, V);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 // One optimizer step over everything that is trained. The norm is that of the whole gradient; clipping is torch.nn.utils.clip_grad_norm_'s.
 // When the loss or the norm is not finite nothing is changed: one bad batch must not poison the moments for good. Of several shard groups

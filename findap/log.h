@@ -15,6 +15,10 @@
 #define FINDAP_COMMIT "unknown"   // the Makefile says -DFINDAP_COMMIT='"..."'
 #endif
 
+#ifndef FINDAP_DEVICE
+#define FINDAP_DEVICE "CPU, fp32"   // what the banner says; the GPU twin has its own
+#endif
+
 typedef struct {
     FILE *file;          // OUT/log.jsonl, NULL: none
     bool quiet, terminal, failed, bar;

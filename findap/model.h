@@ -23,6 +23,7 @@
 #define FINDAP_MODEL_H
 #include "comm.h"     // defines: Comm
 #include "config.h"   // defines: Config
+#include "sample.h"   // defines: SampleRow
 
 // One packed micro-batch: B rows of T tokens, row-major. A document starts where position is 0; attention never leaves it. Positions alone carry
 // the mask: one that is neither 0 nor one more than that before begins a branch, which continues the document's first `position` tokens - it sees
@@ -157,8 +158,26 @@ void model_wait(Model *m);
 void *model_host_alloc(int64_t bytes);
 void model_host_free(void *p);
 void model_backward(Model *m, const Batch *b);
-// logits (n,V) of the places `index` (n values of b*T+t) of the last model_forward
+// logits (n,V) of the places `index` (n values of b*T+t, or of a Call) of the last model_forward or model_generate_forward
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits);
+
+// Generation (generate.h has the engine). Keys and values of tokens that were seen are kept in pages of PAGE_TOKENS tokens. Which sequence has which pages is the engine's
+// affair: the model writes and reads where it is told. One call takes any mixture of sequences that bring a prompt, a piece of one, or one token. All keys and
+// values of a layer are written before one is read, so in the same call a sequence may read pages that another one writes.
+enum { PAGE_TOKENS = 16 };
+typedef struct {
+    int64_t N, width;     // tokens of all sequences, at most B*T; pages of the longest sequence
+    int32_t *tokens;      // (N) sequence by sequence
+    int32_t *positions;   // (N) below T, rising by one in a sequence; what comes before the first must be in its pages
+    int32_t *sequence;    // (N) whose token: its row of pages
+    int32_t *pages;       // (sequences, width) the page with positions [i*PAGE_TOKENS, (i+1)*PAGE_TOKENS) of each
+} Call;
+int64_t model_pages_bytes(const Config *config, int64_t pages);
+void model_pages(Model *m, int64_t pages);                      // makes room for so many; a model has none at first
+void model_page_copy(Model *m, int32_t from, int32_t to);
+void model_generate_forward(Model *m, const Call *c);           // then model_logits, model_head (of one row of N places) or model_sample
+// a token drawn at each of the n places `index`, and its log-prob in the model's own distribution: before penalty, temperature and cuts
+void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *rows, int32_t *tokens, float *logp);
 
 void model_update(Model *m, const AdamW *opt);
 // of the earliest model_update whose result was not asked for yet, waiting for that one only; without one, of the heads so far.

@@ -18,10 +18,6 @@
 #include "stream.h"        // defines: Data, Step
 #include <sys/syscall.h>   // defines: SYS_renameat2
 
-#ifndef FINDAP_DEVICE
-#define FINDAP_DEVICE "CPU, fp32"   // what the banner says; the GPU twin has its own
-#endif
-
 #ifndef FINDAP_RESULTS_LATE
 #define FINDAP_RESULTS_LATE 0       // 1: a step's results are read when the next step is on its way, so that a GPU never waits for the host
 #endif

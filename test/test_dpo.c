@@ -6,9 +6,9 @@
 #include <sys/wait.h>   // defines: WEXITSTATUS
 #include "check.h"
 #include "scratch.h"    // defines: directory, setup, teardown, in
+#include "program.h"    // defines: run_words, output
 
 static char build[512];   // where this program lies, and dpo_cpu beside it
-static char *output;      // what the last run printed
 static const char model_dir[] = "test/data/llama3";
 enum { VOCAB = 101, ROW = 64 };
 
@@ -401,30 +401,7 @@ static void a_step_holds_its_pairs_and_little_else(void **state) {
 
 // ---- the program
 
-// runs dpo_main with these words (DIRECTORY/ stands for an @ that begins one); its exit status; what it printed goes to `output`
-static int dpo(const char *words) {
-    char *copy = xstrdup(words), *argv[64], *made[64], *log = xstrdup(in("stderr.txt"));
-    int argc = 0, num_made = 0;
-    argv[argc++] = (char *)"dpo";
-    for (char *w = strtok(copy, " "); w; w = strtok(NULL, " ")) argv[argc++] = *w == '@' ? (made[num_made++] = path_join(directory, w + 1)) : w;
-    fflush(stdout);
-    int keep = dup(2), keep_out = dup(1), fd = open(log, O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600);
-    dup2(fd, 2); dup2(fd, 1);
-    close(fd);
-    int result = dpo_main(argc, argv);
-    fflush(stdout);
-    dup2(keep, 2); dup2(keep_out, 1);
-    close(keep); close(keep_out);
-    free(output);
-    Mapped m;
-    Error e;
-    must(map_file(log, &m, &e), &e);
-    output = xprintf("%.*s", (int)m.size, m.size ? (const char *)m.data : "");
-    unmap_file(&m);
-    for (int i = 0; i < num_made; i++) free(made[i]);
-    free(copy); free(log);
-    return result;
-}
+static int dpo(const char *words) { return run_words(dpo_main, "dpo", words); }
 static void run_dpo(int expected, const char *words) { int status = dpo(words); if (status != expected) fail_msg("%s: status %d, expected %d:\n%s", words, status, expected, output); }
 static void expect(const char *words, const char *text) {   // an error, one line, with this in it
     run_dpo(1, words);
