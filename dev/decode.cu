@@ -13,36 +13,40 @@ struct Problem {
     std::vector<int32_t> length;
     std::vector<double> q, k, v;                     // (N, NH, HD); (N, longest, NKV, HD), read back as the cache has them
     std::unique_ptr<Array<real>> query, keys, values;
-    std::unique_ptr<Array<int32_t>> table, lengths;
+    std::unique_ptr<Array<int32_t>> table, positions, sequence;
     std::unique_ptr<Array<float>> part;
 };
 static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length, bool numbers) {
     Problem p;
     p.N = (int64_t)length.size(); p.NH = NH; p.NKV = NKV; p.HD = HD; p.W = (NH + 2 * NKV) * HD; p.length = length;
     p.longest = std::max<int64_t>(1, *std::max_element(length.begin(), length.end()));
-    p.max_pages = ceil_div(p.longest, KV_PAGE);
+    p.max_pages = ceil_div(p.longest, PAGE_TOKENS);
     p.scratch = decode_scratch(p.N, NH, HD, p.longest);
     const int64_t pages = p.N * p.max_pages;
     std::vector<int32_t> table((size_t)pages);
     for (int64_t i = 0; i < pages; i++) table[(size_t)i] = (int32_t)i;
     for (int64_t i = pages - 1; i > 0; i--) std::swap(table[(size_t)i], table[(size_t)(random_bits(7, (uint64_t)i) % (uint64_t)(i + 1))]);
-    p.table.reset(new Array<int32_t>(table)); p.lengths.reset(new Array<int32_t>(length)); p.query.reset(new Array<real>(p.N * p.W, 1, 1.0f));
-    p.keys.reset(new Array<real>(pages * NKV * KV_PAGE * HD)); p.values.reset(new Array<real>(pages * NKV * KV_PAGE * HD));
+    std::vector<int32_t> at(length), own((size_t)p.N);
+    for (int64_t n = 0; n < p.N; n++) { at[(size_t)n]--; own[(size_t)n] = (int32_t)n; }
+    p.table.reset(new Array<int32_t>(table)); p.positions.reset(new Array<int32_t>(at)); p.sequence.reset(new Array<int32_t>(own));  p.query.reset(new Array<real>(p.N * p.W, 1, 1.0f));
+    p.keys.reset(new Array<real>(pages * NKV * PAGE_TOKENS * HD)); p.values.reset(new Array<real>(pages * NKV * PAGE_TOKENS * HD));
     p.part.reset(new Array<float>(std::max<int64_t>(1, p.scratch)));
     // every row's token t in one go: a batch of N new tokens, as generating makes them
     for (int64_t t = 0; t < p.longest; t++) {
         Array<real> qkv(p.N * p.W, 100 + (uint64_t)t, 1.0f);
-        std::vector<int32_t> slot((size_t)p.N);
-        for (int64_t n = 0; n < p.N; n++) slot[(size_t)n] = t < length[(size_t)n] ? table[(size_t)(n * p.max_pages + t / KV_PAGE)] * KV_PAGE + (int32_t)(t % KV_PAGE) : -1;
-        Array<int32_t> slots(slot);
-        kv_store(p.keys->at, p.values->at, qkv.at, slots.at, p.N, NH, NKV, HD, 0);
+        std::vector<int32_t> now((size_t)p.N), of((size_t)p.N);
+        int64_t rows = 0;   // those that are that long, in the order of the batch
+        for (int64_t n = 0; n < p.N; n++) if (t < length[(size_t)n]) { now[(size_t)rows] = (int32_t)t; of[(size_t)rows++] = (int32_t)n; }
+        Array<int32_t> positions(now), sequence(of);
+        kv_store(p.keys->at, p.values->at, qkv.at, positions.at, sequence.at, p.table->at, p.max_pages, rows, NH, NKV, HD, 0);
         if (!numbers) continue;
         const std::vector<double> x = qkv.numbers();
         if (t == 0) { p.k.assign((size_t)(p.N * p.longest * NKV * HD), 0); p.v = p.k; }
-        for (int64_t n = 0; n < p.N; n++)
+        for (int64_t r = 0; r < rows; r++)
             for (int64_t i = 0; i < NKV * HD; i++) {
-                p.k[(size_t)((n * p.longest + t) * NKV * HD + i)] = x[(size_t)(n * p.W + NH * HD + i)];
-                p.v[(size_t)((n * p.longest + t) * NKV * HD + i)] = x[(size_t)(n * p.W + (NH + NKV) * HD + i)];
+                const size_t to = (size_t)((of[(size_t)r] * p.longest + t) * NKV * HD + i);
+                p.k[to] = x[(size_t)(r * p.W + NH * HD + i)];
+                p.v[to] = x[(size_t)(r * p.W + (NH + NKV) * HD + i)];
             }
     }
     p.q = p.query->numbers();
@@ -67,13 +71,13 @@ static std::vector<double> reference(const Problem &p) {
             for (int64_t d = 0; d < p.HD; d++) {
                 double x = 0;
                 for (int64_t t = 0; t < T; t++) x += s[(size_t)t] * p.v[(size_t)(((n * p.longest + t) * p.NKV + kv) * p.HD + d)];
-                out[(size_t)((n * p.NH + h) * p.HD + d)] = T ? x / sum : 0;
+                out[(size_t)((n * p.NH + h) * p.HD + d)] = x / sum;
             }
         }
     return out;
 }
 static void attend(const Problem &p, real *out) {
-    decode_attention(out, p.NH * p.HD, p.query->at, p.W, p.keys->at, p.values->at, p.table->at, p.max_pages, p.lengths->at, p.longest, p.part->at, p.N, p.NH, p.NKV, p.HD, 0);
+    decode_attention(out, p.NH * p.HD, p.query->at, p.W, p.keys->at, p.values->at, p.table->at, p.max_pages, p.positions->at, p.sequence->at, p.longest, p.part->at, p.N, p.NH, p.NKV, p.HD, 0);
 }
 static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length) {
     char shape[160];
@@ -91,12 +95,11 @@ static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vect
     // each row alone: the same bits
     bool same = true;
     const std::vector<real> all = out.get();
-    const std::vector<int32_t> table = p.table->get();
     for (int64_t n = 0; n < p.N; n++) {
         Array<real> one(NH * HD);
-        const int64_t longest = std::max(1, length[(size_t)n]);
+        const int64_t longest = length[(size_t)n];
         Array<float> part(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
-        decode_attention(one.at, NH * HD, p.query->at + n * p.W, p.W, p.keys->at, p.values->at, p.table->at + n * p.max_pages, p.max_pages, p.lengths->at + n, longest, part.at, 1, NH, NKV, HD, 0);
+        decode_attention(one.at, NH * HD, p.query->at + n * p.W, p.W, p.keys->at, p.values->at, p.table->at, p.max_pages, p.positions->at + n, p.sequence->at + n, longest, part.at, 1, NH, NKV, HD, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
     }
     expect(same, "a row alone has other bits", shape);
@@ -132,18 +135,18 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
 // ---------------------------------------------------------------------------------------------------------------------
 // rung 1
 
-__global__ static void plain_attention_kernel(real *out, const real *q, const real *k, const real *v, const int32_t *table, const int32_t *length, int64_t ldq, int64_t max_pages, int NH, int NKV, int HD) {
+__global__ static void plain_attention_kernel(real *out, const real *q, const real *k, const real *v, const int32_t *table, const int32_t *positions, int64_t ldq, int64_t max_pages, int NH, int NKV, int HD) {
     const int h = blockIdx.x, n = blockIdx.y, kv = h / (NH / NKV), d = threadIdx.x;   // a thread a dimension, a token at a time
     __shared__ float shared[33];
     float most = -INFINITY, sum = 0, x = 0;
-    for (int t = 0; t < length[n]; t++) {
-        const int64_t at = (((int64_t)table[n * max_pages + t / KV_PAGE] * NKV + kv) * KV_PAGE + t % KV_PAGE) * HD + d;
+    for (int t = 0; t <= positions[n]; t++) {
+        const int64_t at = (((int64_t)table[n * max_pages + t / PAGE_TOKENS] * NKV + kv) * PAGE_TOKENS + t % PAGE_TOKENS) * HD + d;
         const float s = block_sum(to_float(q[n * ldq + h * HD + d]) * to_float(k[at]), shared) / sqrtf((float)HD), high = fmaxf(most, s), fade = expf(most - high), p = expf(s - high);
         sum = sum * fade + p;
         x = x * fade + p * to_float(v[at]);
         most = high;
     }
-    out[((int64_t)n * NH + h) * HD + d] = from_float<real>(length[n] ? x / sum : 0.0f);
+    out[((int64_t)n * NH + h) * HD + d] = from_float<real>(x / sum);
 }
 __global__ static void plain_matvec_kernel(real *y, const real *x, const real *w, int64_t N, int64_t K, int64_t O) {
     const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
@@ -161,7 +164,7 @@ static void bench_attention(const Ladder *l, int64_t N, int64_t T) {
     ladder_title(title);
     const double bytes = 4.0 * 128 * 8 * (double)(N * T);
     if (ladder_wants(l, 1)) ladder_rung(l, 1, "a block a head, a token at a time", bytes, 0, [&](int) {
-        plain_attention_kernel<<<dim3(32, (unsigned)N), 128>>>(out.at, p.query->at, p.keys->at, p.values->at, p.table->at, p.lengths->at, p.W, p.max_pages, 32, 8, 128); });
+        plain_attention_kernel<<<dim3(32, (unsigned)N), 128>>>(out.at, p.query->at, p.keys->at, p.values->at, p.table->at, p.positions->at, p.W, p.max_pages, 32, 8, 128); });
     if (ladder_wants(l, 2)) ladder_rung(l, 2, "decode.cuh: a group of heads together, pages by cp.async, products by mma.sync", bytes, 0, [&](int) { attend(p, out.at); });
 }
 static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t O) {
@@ -179,20 +182,20 @@ int main(int argc, char **argv) {
     program_name = "decode";
     const char *what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "tiny") == 0) {
-        check_attention(4, 2, 64, {0, 1, 17, 40});
+        check_attention(4, 2, 64, {1, 17, 40});
         check_attention(8, 1, 128, {270});
         check_matvec(3, 96, 24, true, true);
         return check_result();
     }
     if (strcmp(what, "check") == 0) {
-        const std::vector<int32_t> lengths = {0, 1, 2, 15, 16, 17, 31, 48, 63, 64, 65, 255, 256, 257, 511, 513, 700};
+        const std::vector<int32_t> lengths = {1, 2, 15, 16, 17, 31, 48, 63, 64, 65, 255, 256, 257, 511, 513, 700};
         for (int64_t HD : {64, 128}) {
             check_attention(4, 4, HD, lengths);
             check_attention(8, 2, HD, lengths);
             check_attention(6, 1, HD, {1, 300, 40});
             check_attention(14, 2, HD, {77});
             check_attention(16, 2, HD, {16, 5});
-            check_attention(2, 1, HD, {0});
+            check_attention(2, 1, HD, {1});
         }
         check_attention(32, 8, 128, {2000, 1, 1024});
         for (int64_t N : {1, 2, 5, 8}) for (int64_t K : {32, 64, 96, 1024, 1056, 4864}) for (int64_t O : {8, 16, 24, 515}) check_matvec(N, K, O, O == 24 || K == 64, N == 5 || K == 64);

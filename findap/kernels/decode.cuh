@@ -7,26 +7,25 @@
 // A row's result does not depend on which other rows there are: how sums are split depends on a row's length and on the matrix, never on the batch. So the same
 // request gives the same bits alone and among others.
 //
-// Pages: of a layer, k and v are (pages, NKV, KV_PAGE, HD); token t of a sequence lies in page table[t / KV_PAGE], at t % KV_PAGE.
+// Pages are those of model.h's Call: of a layer, k and v are (pages, NKV, PAGE_TOKENS, HD); position t of sequence s lies in page pages[s][t / PAGE_TOKENS], at t % PAGE_TOKENS. A row is
+// a token of a Call: one of a prompt as well as the one that a running answer goes on from.
 #ifndef FINDAP_KERNELS_DECODE_CUH
 #define FINDAP_KERNELS_DECODE_CUH
-#include "cuda.cuh"   // defines: real, bf16, Pack, load_pack, store_pack, CUDA_CHECK
+#include "cuda.cuh"        // defines: real, bf16, Pack, load_pack, store_pack, CUDA_CHECK
+#include "findap/model.h"  // defines: PAGE_TOKENS
 
-enum { KV_PAGE = 16 };
-
-// k and v of N rows of qkv (N, W), RoPE applied, into their places: slot = page * KV_PAGE + place in it, below 0: nowhere
-__global__ static void kv_store_kernel(real *k, real *v, const real *qkv, const int32_t *slot, int NH, int NKV, int HD) {
+// k and v of the N rows of qkv (N, W), RoPE applied, into their pages. positions, sequence (N), pages (sequences, width): of a Call, on the device
+__global__ static void kv_store_kernel(real *k, real *v, const real *qkv, const int32_t *positions, const int32_t *sequence, const int32_t *pages, int64_t width, int NH, int NKV, int HD) {
     constexpr int P = Pack<real>::size;
-    const int64_t n = blockIdx.x, to = slot[n];
-    if (to < 0) return;
+    const int64_t n = blockIdx.x, t = positions[n], page = pages[sequence[n] * width + t / PAGE_TOKENS];
     const real *from = qkv + n * (NH + 2 * NKV) * HD + (int64_t)NH * HD;
     for (int i = threadIdx.x * P; i < 2 * NKV * HD; i += blockDim.x * P) {
         const int side = i / (NKV * HD), head = i / HD % NKV;
-        store_pack((side ? v : k) + ((to / KV_PAGE * NKV + head) * KV_PAGE + to % KV_PAGE) * HD + i % HD, load_pack(from + i));
+        store_pack((side ? v : k) + ((page * NKV + head) * PAGE_TOKENS + t % PAGE_TOKENS) * HD + i % HD, load_pack(from + i));
     }
 }
-static inline void kv_store(real *k, real *v, const real *qkv, const int32_t *slot, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
-    kv_store_kernel<<<(unsigned)N, 128, 0, stream>>>(k, v, qkv, slot, (int)NH, (int)NKV, (int)HD);
+static inline void kv_store(real *k, real *v, const real *qkv, const int32_t *positions, const int32_t *sequence, const int32_t *pages, int64_t width, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    kv_store_kernel<<<(unsigned)N, 128, 0, stream>>>(k, v, qkv, positions, sequence, pages, width, (int)NH, (int)NKV, (int)HD);
     CUDA_CHECK(cudaGetLastError());
 }
 
@@ -42,34 +41,34 @@ typedef struct {
     const bf16 *q;             // (N, ldq): NH heads of HD numbers
     bf16 *out;                 // (N, ldo): likewise
     const bf16 *k, *v;
-    const int32_t *table;      // (N, max_pages)
-    const int32_t *length;     // (N) tokens that row n sees; 0: its output is zero
+    const int32_t *pages;      // (sequences, width)
+    const int32_t *positions, *sequence;   // (N) row n sees the tokens of its sequence up to its own position
     float *part;               // (N, NH, splits, HD + 2): sums, their maximum and their weight; only with more than one split
     int64_t ldq, ldo;
-    int NH, NKV, max_pages, splits;
+    int NH, NKV, width, splits;
     float scale_log2;
 } Decode;
 
 // One block: a row, a key/value head, DECODE_SPLIT tokens. A warp takes every fourth page, three ahead by cp.async, which it waits for alone, and keeps its own
 // maximum and sums; in the end the four are put together. Of the 16 rows of a product's first operand the group's query heads are the first.
 template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) decode_attention_kernel(const __grid_constant__ Decode a) {
-    constexpr int PAGE_BYTES = KV_PAGE * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES;
+    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES;
     extern __shared__ __align__(128) uint8_t decode_shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane >> 2, q4 = lane & 3, G = a.NH / a.NKV;
-    const int split = blockIdx.x, head = blockIdx.y, n = blockIdx.z, length = a.length[n], begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);
-    if (begin >= length && !(split == 0 && length == 0)) return;
-    const int first = begin / KV_PAGE + warp, last = (end + KV_PAGE - 1) / KV_PAGE;
-    const int32_t *table = a.table + (int64_t)n * a.max_pages;
+    const int split = blockIdx.x, head = blockIdx.y, n = blockIdx.z, length = a.positions[n] + 1, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);
+    if (begin >= length) return;
+    const int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    const int32_t *table = a.pages + (int64_t)a.sequence[n] * a.width;
     const uint32_t stages = smem_u32(decode_shared) + warp * DECODE_STAGES * STAGE;
 
     auto load = [&](int page, int stage) {
         if (page < last) {
-            const int64_t at = ((int64_t)table[page] * a.NKV + head) * KV_PAGE * HD;
+            const int64_t at = ((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS * HD;
             #pragma unroll
-            for (int i = 0; i < KV_PAGE * UNITS / 32; i++) {
+            for (int i = 0; i < PAGE_TOKENS * UNITS / 32; i++) {
                 const int c = i * 32 + lane, row = c / UNITS, unit = c % UNITS;
                 const uint32_t to = stages + stage * STAGE + row * HD * 2 + ((unit ^ (row & 7)) << 4);
-                const bool seen = page * KV_PAGE + row < end;   // what lies behind the end may be NaN, and 0 times that is too
+                const bool seen = page * PAGE_TOKENS + row < end;   // what lies behind the end may be NaN, and 0 times that is too
                 cp_async16(to, a.k + at + c * 8, seen);
                 cp_async16(to + PAGE_BYTES, a.v + at + c * 8, seen);
             }
@@ -111,7 +110,7 @@ template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) de
         float high = most;
         #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const int t = page * KV_PAGE + (i / 2) * 8 + 2 * q4 + i % 2;
+            const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
             s[i / 2][i % 2] = t < end ? s[i / 2][i % 2] * a.scale_log2 : -INFINITY;
             high = fmaxf(high, s[i / 2][i % 2]);
         }
@@ -157,7 +156,7 @@ template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) de
             weight += share * one[HD + 1];
             x += share * one[d];
         }
-        if (a.splits == 1) a.out[(int64_t)n * a.ldo + (int64_t)(head * G + h) * HD + d] = __float2bfloat16_rn(weight > 0 ? x / weight : 0.0f);
+        if (a.splits == 1) a.out[(int64_t)n * a.ldo + (int64_t)(head * G + h) * HD + d] = __float2bfloat16_rn(x / weight);
         else {
             float *part = a.part + (((int64_t)n * a.NH + head * G + h) * a.splits + split) * (HD + 2);
             part[d] = x;
@@ -166,7 +165,7 @@ template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) de
     }
 }
 __global__ static void decode_join_kernel(const __grid_constant__ Decode a, int HD) {
-    const int h = blockIdx.x, n = blockIdx.y, splits = (a.length[n] + DECODE_SPLIT - 1) / DECODE_SPLIT;
+    const int h = blockIdx.x, n = blockIdx.y, splits = a.positions[n] / DECODE_SPLIT + 1;
     const float *part = a.part + ((int64_t)n * a.NH + h) * a.splits * (HD + 2);
     float high = -INFINITY, weight = 0, x = 0;
     for (int s = 0; s < splits; s++) high = fmaxf(high, part[s * (HD + 2) + HD]);
@@ -175,24 +174,24 @@ __global__ static void decode_join_kernel(const __grid_constant__ Decode a, int 
         weight += share * part[s * (HD + 2) + HD + 1];
         x += share * part[s * (HD + 2) + threadIdx.x];
     }
-    a.out[(int64_t)n * a.ldo + (int64_t)h * HD + threadIdx.x] = __float2bfloat16_rn(weight > 0 ? x / weight : 0.0f);
+    a.out[(int64_t)n * a.ldo + (int64_t)h * HD + threadIdx.x] = __float2bfloat16_rn(x / weight);
 }
 static inline int64_t decode_splits(int64_t longest) { return longest < 1 ? 1 : ceil_div(longest, DECODE_SPLIT); }
 // floats of scratch for N rows of which the longest sees `longest` tokens
 static inline int64_t decode_scratch(int64_t N, int64_t NH, int64_t HD, int64_t longest) { return decode_splits(longest) == 1 ? 0 : N * NH * decode_splits(longest) * (HD + 2); }
 static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return (HD == 64 || HD == 128) && NH % NKV == 0 && NH / NKV <= DECODE_GROUP; }
 
-// out (N, ldo) = attention of N rows q (N, ldq) over the pages of table (N, max_pages), each over its first length[n] tokens (on the device); `longest`: the host's bound of them
-static inline void decode_attention(bf16 *out, int64_t ldo, const bf16 *q, int64_t ldq, const bf16 *k, const bf16 *v, const int32_t *table, int64_t max_pages, const int32_t *length, int64_t longest, float *scratch,
-                                    int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
-    CHECK(decode_possible(NH, NKV, HD) && longest <= max_pages * KV_PAGE);
-    Decode a = {q, out, k, v, table, length, scratch, ldq, ldo, (int)NH, (int)NKV, (int)max_pages, (int)decode_splits(longest), 1.4426950408889634f / sqrtf((float)HD)};
+// out (N, ldo) = attention of N rows q (N, ldq) over the pages of their sequences (pages, positions, sequence: of a Call, on the device), up to their own positions, all below `longest`
+static inline void decode_attention(bf16 *out, int64_t ldo, const bf16 *q, int64_t ldq, const bf16 *k, const bf16 *v, const int32_t *pages, int64_t width, const int32_t *positions, const int32_t *sequence, int64_t longest,
+                                    float *scratch, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    CHECK(decode_possible(NH, NKV, HD) && longest <= width * PAGE_TOKENS);
+    Decode a = {q, out, k, v, pages, positions, sequence, scratch, ldq, ldo, (int)NH, (int)NKV, (int)width, (int)decode_splits(longest), 1.4426950408889634f / sqrtf((float)HD)};
     const dim3 grid((unsigned)a.splits, (unsigned)NKV, (unsigned)N);
-    const int bytes = DECODE_WARPS * DECODE_STAGES * 2 * KV_PAGE * (int)HD * 2;
+    const int bytes = DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * (int)HD * 2;
     static bool allowed = false;
     if (!allowed) {
-        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * KV_PAGE * 128 * 2));
-        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * KV_PAGE * 64 * 2));
+        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 128 * 2));
+        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 64 * 2));
         allowed = true;
     }
     if (HD == 128) decode_attention_kernel<128><<<grid, DECODE_WARPS * 32, bytes, stream>>>(a);
