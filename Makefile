@@ -33,6 +33,10 @@ has_header = $(shell printf '$(HASH)include <%s>\nint main(void){return 0;}' '$(
 HAS_JANSSON  := $(call has_header,jansson.h)
 HAS_UTF8PROC := $(call has_header,utf8proc.h)
 HAS_XXHASH   := $(call has_header,xxhash.h)
+# optional: judges behind an HTTP endpoint; a program that asks one adds these to its flags and libraries
+HAS_CURL     := $(call has_header,curl/curl.h)
+CURL_FLAGS   := $(if $(HAS_CURL),-DFINDAP_CURL)
+CURL_LIBS    := $(if $(HAS_CURL),-lcurl)
 HAS_CMOCKA   := $(shell printf '$(HASH)include <stdarg.h>\n$(HASH)include <stddef.h>\n$(HASH)include <setjmp.h>\n$(HASH)include <stdint.h>\n$(HASH)include <cmocka.h>\nint main(void){return 0;}' | $(CC) -fsyntax-only -x c - 2>/dev/null && echo yes)
 COMMIT    := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
@@ -78,6 +82,7 @@ detect:
 	@echo "compiler  $(CC) $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null), $(UNAME_M), -march=$(ARCH); commit $(COMMIT)"
 	@echo "OpenMP    $(if $(HAS_OMP),found,not found: programs run on one thread)"
 	@echo "jansson   $(if $(HAS_JANSSON),found,MISSING)   utf8proc $(if $(HAS_UTF8PROC),found,MISSING)   xxHash $(if $(HAS_XXHASH),found,MISSING)   cmocka $(if $(HAS_CMOCKA),found,not found: needed by make test only)"
+	@echo "libcurl   $(if $(HAS_CURL),found,not found: no judging through HTTP endpoints)"
 	@echo "nvcc      $(if $(NVCC),$(NVCC) $(NVCC_VER),not found: CUDA programs are skipped)"
 	@echo "NCCL      $(if $(HAS_NCCL),$(HAS_NCCL),not found)   cuDNN $(if $(HAS_CUDNN),$(HAS_CUDNN),not found)   MPI $(if $(MPICC),$(MPICC),not found)"
 
@@ -106,6 +111,8 @@ $(BUILD)/genrm_cpu: genrm.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
 $(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu genrm.cu $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
+$(BUILD)/test_endpoint: CFLAGS_BASE += $(CURL_FLAGS)
+$(BUILD)/test_endpoint: LIBS += $(CURL_LIBS) -pthread
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 $(BUILD)/test_train_late: test/test_train.c
@@ -122,7 +129,8 @@ build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/train_findap_racecheck: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
-	$(NVCC) $(NVCC_FLAGS) -x cu $< -o $@ $(LIBS) $(CUDA_LIBS)
+	$(NVCC) $(NVCC_FLAGS) -x cu -c $< -o $@.o   # apart: -x would make sources of the libraries too
+	$(NVCC) $(NVCC_FLAGS) $@.o -o $@ $(LIBS) $(CUDA_LIBS)
 build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
@@ -158,7 +166,7 @@ bench: $(BUILD)/matmul_bench
 endif
 # nvcc reads the headers as C++17; this says so without it
 headers:
-	@$(if $(CXX_FOUND),for h in findap/*.h; do $(CXX) -x c++ -std=c++17 -fsyntax-only -I. $$h 2>/dev/null || { $(CXX) -x c++ -std=c++17 -fsyntax-only -I. $$h; exit 1; }; done; echo "headers compile as C++17 too",echo "no C++ compiler here: that the headers compile as C++17 is not checked")
+	@$(if $(CXX_FOUND),for h in findap/*.h; do $(CXX) -x c++ -std=c++17 -fsyntax-only -I. $(CURL_FLAGS) $$h 2>/dev/null || { $(CXX) -x c++ -std=c++17 -fsyntax-only -I. $(CURL_FLAGS) $$h; exit 1; }; done; echo "headers compile as C++17 too",echo "no C++ compiler here: that the headers compile as C++17 is not checked")
 deps:
 	@bash scripts/deps.sh
 

@@ -15,6 +15,7 @@
 #endif
 #include "../findap/chat.h"        // defines: chat_find, chat_guess, chat_render
 #include "../findap/flags.h"       // defines: flags_parse
+#include "../findap/generate.h"    // defines: Stops, stops_find
 #include "../findap/json.h"        // defines: json_parse
 #include "../findap/model_dir.h"   // defines: model_load_dir
 #include "../findap/tokenizer.h"   // defines: tokenizer_load, tokenizer_decode
@@ -66,7 +67,7 @@ static Question *read_questions(const char *path, const Tokenizer *t, ChatTempla
 }
 
 // One greedy token for each unfinished question of q[0..n): a row each; behind a question's tokens its row is an inert document. Returns how many are left.
-static int64_t next_tokens(Model *m, Question *q, int64_t n, const int32_t *stops, int num_stops, Batch *b, int64_t *index, float *logits) {
+static int64_t next_tokens(Model *m, Question *q, int64_t n, const Stops *stops, Batch *b, int64_t *index, float *logits) {
     int64_t V = model_config(m)->vocab_size, T = 0, row = 0, left = 0;
     for (int64_t i = 0; i < n; i++) if (!q[i].done && q[i].ids.len > T) T = q[i].ids.len;
     for (int64_t i = 0; i < n; i++) {
@@ -88,7 +89,7 @@ static int64_t next_tokens(Model *m, Question *q, int64_t n, const int32_t *stop
         const float *x = logits + row++ * V;
         int32_t best = 0;
         for (int64_t v = 1; v < V; v++) if (x[v] > x[best]) best = (int32_t)v;
-        for (int s = 0; s < num_stops; s++) q[i].done = q[i].done || best == stops[s];
+        for (int s = 0; s < stops->num_tokens; s++) q[i].done = q[i].done || best == stops->tokens[s];
         if (!q[i].done) { ids_add(&q[i].ids, best); left++; }
     }
     return left;
@@ -233,11 +234,8 @@ int main(int argc, char **argv) {
     if (tokenizer_vocab_size(t) > config.vocab_size) die("%s: the tokenizer has %" PRId64 " ids, the model %" PRId64 " ---> do they belong together?", dir, tokenizer_vocab_size(t), config.vocab_size);
     if (batch > n) batch = n;
 
-    int32_t stops[16];   // what ends an answer: config.json's eos, and the end of turn of the chat templates
-    int num_stops = 0;
-    for (int i = 0; i < config.num_eos; i++) stops[num_stops++] = (int32_t)config.eos[i];
-    const char *const ends[] = {"<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"};
-    for (int i = 0; i < 4; i++) if (tokenizer_find(t, ends[i]) >= 0) stops[num_stops++] = tokenizer_find(t, ends[i]);
+    Stops stops;
+    stops_find(&stops, &config, t);
 
     Model *m = model_create(&config, batch, T, false, NULL);
     if (random) model_init_random(m, (uint64_t)init_seed);
@@ -250,7 +248,7 @@ int main(int argc, char **argv) {
     float *logits = (float *)xcalloc(batch, config.vocab_size * 4);
     for (int64_t first = 0; first < n; first += batch) {
         int64_t rows = n - first < batch ? n - first : batch, left = rows;
-        for (int64_t k = 0; k < max_new && left > 0; k++) left = next_tokens(m, q + first, rows, stops, num_stops, &b, index, logits);
+        for (int64_t k = 0; k < max_new && left > 0; k++) left = next_tokens(m, q + first, rows, &stops, &b, index, logits);
         for (int64_t i = first; i < first + rows; i++) q[i].capped = !q[i].done;
     }
     if (answers && !save_answers(answers, q, n, t, &e)) die("%s", e.text);

@@ -13,8 +13,8 @@
 // at the end of the rows), then 16 columns and all rows for V: both read their operands from the same tile with ldmatrix, by rows and transposed. Parts are
 // fp32, in scratch that mostly stays in the L2 cache: of U one for each CHUNK columns, of V one for each block along the rows.
 //
-// Measured on an H200 with R = 16 and 4,096 tokens (build/dev/lora), of a copy's bandwidth: matrices of 117 MB and more 62 to 85 %, the library's 43 to 88; of 33 MB, where two launches are
-// most of the time, 35 to 63 %, the library's 10 to 58. In a step, where the library's were twice as slow as alone, they made it 5 % shorter.
+// Measured on an H200 with R = 16 and 4,096 tokens (build/dev/lora), of a copy's bandwidth: matrices of 117 MB and more 62 to 85 %, the library's 43 to 88; of 33 and 50 MB, where two launches are
+// most of the time, 35 to 63 %, the library's 10 to 58. They made a step 4 % shorter.
 //
 // Everywhere M is (R, K) for A, "by row", and (K, R) for B. R is a multiple of 8; the tensor cores take 16 at a time, what is missing is zero.
 #ifndef FINDAP_KERNELS_LORA_THIN_CUH
