@@ -9,12 +9,13 @@
 // Every run ends with the share of answers that reached the cap (overlength ratio), tokens a second, and how far log-probs of generation lie from those of a training pass over
 // the same answers: one is made token by token from pages, the other from whole rows.
 //
-// Compiled as C over the CPU reference (genrm_cpu).
-#ifdef __CUDACC__
-#error "genrm: the GPU twin has no model_generate_forward yet ---> make build/genrm_cpu"
-#endif
+// Compiled twice: as CUDA over train_findap.cu (genrm), as C over the CPU reference (genrm_cpu).
 #define FINDAP_LIBRARY          // the model, without its main()
+#ifdef __CUDACC__
+#include "train_findap.cu"
+#else
 #include "train_findap.c"
+#endif
 #include "findap/flags.h"       // defines: flags_parse, flags_help, flag_unused
 #include "findap/generate.h"    // defines: Engine, Request, engine_add, engine_next, stops_find
 #include "findap/log.h"         // defines: log_banner, FINDAP_DEVICE, json_finite
@@ -23,6 +24,11 @@
 #include "findap/model_dir.h"   // defines: model_load_dir, model_hash
 
 enum { CHECKED_ANSWERS = 32 };   // whose log-probs are computed a second time
+#ifdef __CUDACC__
+enum { CALL_TOKENS = 2048 };     // room of a call at least: prompts come in pieces of it, and a GPU wants large ones
+#else
+enum { CALL_TOKENS = 256 };
+#endif
 #define PROGRESS_SECONDS 10
 
 typedef struct {
@@ -382,7 +388,7 @@ FN bool sample_run(Sample *s, Error *e) {
     s->chat = chat_guess(s->tokenizer);
     if ((o->template_name && !chat_find(o->template_name, &s->chat, e)) || !sample_prompts(s, e)) return false;
     // room: of a call at least a few hundred tokens, so that prompts do not come in by drops; of pages what a full batch of the longest may need
-    int64_t T = s->longest + o->max_new - 1, answers = s->num_prompts * o->n, batch = o->batch < answers ? o->batch : answers, B = ((batch > 256 ? batch : 256) + T - 1) / T, pages = batch * pages_for(T) + 1, tokens = 0;
+    int64_t T = s->longest + o->max_new - 1, answers = s->num_prompts * o->n, batch = o->batch < answers ? o->batch : answers, B = ((batch > CALL_TOKENS ? batch : CALL_TOKENS) + T - 1) / T, pages = batch * pages_for(T) + 1, tokens = 0;
     for (int64_t i = 0; i < s->num_prompts; i++) tokens += s->prompts[i].ids.len;
     int64_t bytes = model_memory_bytes(&s->config, B, T, false, &s->memory, plan);
     double MiB = 1048576.0;

@@ -15,6 +15,7 @@ struct Problem {
     std::unique_ptr<Array<real>> query, keys, values;
     std::unique_ptr<Array<int32_t>> table, positions, sequence;
     std::unique_ptr<Array<float>> part;
+    PagedCall call(int64_t first, int64_t rows, int64_t sees) const { return {rows, max_pages, rows, sees, NULL, positions->at + first, sequence->at + first, table->at, NULL, NULL}; }
 };
 static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length, bool numbers) {
     Problem p;
@@ -31,6 +32,9 @@ static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<in
     p.table.reset(new Array<int32_t>(table)); p.positions.reset(new Array<int32_t>(at)); p.sequence.reset(new Array<int32_t>(own));  p.query.reset(new Array<real>(p.N * p.W, 1, 1.0f));
     p.keys.reset(new Array<real>(pages * NKV * PAGE_TOKENS * HD)); p.values.reset(new Array<real>(pages * NKV * PAGE_TOKENS * HD));
     p.part.reset(new Array<float>(std::max<int64_t>(1, p.scratch)));
+    std::vector<float> turn((size_t)(p.longest * HD), 0.0f);   // no turn at all: cosine 1, sine 0
+    for (size_t i = 0; i < turn.size(); i += 2) turn[i] = 1.0f;
+    Array<float> still(turn);
     // every row's token t in one go: a batch of N new tokens, as generating makes them
     for (int64_t t = 0; t < p.longest; t++) {
         Array<real> qkv(p.N * p.W, 100 + (uint64_t)t, 1.0f);
@@ -38,7 +42,8 @@ static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<in
         int64_t rows = 0;   // those that are that long, in the order of the batch
         for (int64_t n = 0; n < p.N; n++) if (t < length[(size_t)n]) { now[(size_t)rows] = (int32_t)t; of[(size_t)rows++] = (int32_t)n; }
         Array<int32_t> positions(now), sequence(of);
-        kv_store(p.keys->at, p.values->at, qkv.at, positions.at, sequence.at, p.table->at, p.max_pages, rows, NH, NKV, HD, 0);
+        const PagedCall c = {rows, p.max_pages, rows, t + 1, NULL, positions.at, sequence.at, p.table->at, NULL, NULL};
+        rope_store(qkv.at, p.keys->at, p.values->at, still.at, &c, NH, NKV, HD, 0);
         if (!numbers) continue;
         const std::vector<double> x = qkv.numbers();
         if (t == 0) { p.k.assign((size_t)(p.N * p.longest * NKV * HD), 0); p.v = p.k; }
@@ -77,7 +82,8 @@ static std::vector<double> reference(const Problem &p) {
     return out;
 }
 static void attend(const Problem &p, real *out) {
-    decode_attention(out, p.NH * p.HD, p.query->at, p.W, p.keys->at, p.values->at, p.table->at, p.max_pages, p.positions->at, p.sequence->at, p.longest, p.part->at, p.N, p.NH, p.NKV, p.HD, 0);
+    const PagedCall c = p.call(0, p.N, p.longest);
+    decode_attention(out, p.query->at, p.keys->at, p.values->at, &c, p.part->at, p.scratch, p.NH, p.NKV, p.HD, 0);
 }
 static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length) {
     char shape[160];
@@ -99,7 +105,45 @@ static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vect
         Array<real> one(NH * HD);
         const int64_t longest = length[(size_t)n];
         Array<float> part(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
-        decode_attention(one.at, NH * HD, p.query->at + n * p.W, p.W, p.keys->at, p.values->at, p.table->at, p.max_pages, p.positions->at + n, p.sequence->at + n, longest, part.at, 1, NH, NKV, HD, 0);
+        const PagedCall c = p.call(n, 1, longest);
+        decode_attention(one.at, p.query->at + n * p.W, p.keys->at, p.values->at, &c, part.at, decode_scratch(1, NH, HD, longest), NH, NKV, HD, 0);
+        same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
+    }
+    expect(same, "a row alone has other bits", shape);
+}
+
+// Rows of prompts, side by side in tiles: each has the bits that it has alone. pieces: (first position, tokens) of each sequence
+static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<std::pair<int, int>> &pieces) {
+    char shape[160];
+    snprintf(shape, sizeof shape, "prompts of %lld sequences, %lld/%lld heads of %lld", (long long)pieces.size(), (long long)NH, (long long)NKV, (long long)HD);
+    std::vector<int32_t> length, positions, sequence, tiles;
+    const int64_t W = (NH + 2 * NKV) * HD, most = decode_tile_tokens(NH, NKV);
+    for (auto &x : pieces) length.push_back(x.first + x.second);
+    const Problem p = problem(NH, NKV, HD, length, false);
+    for (size_t s = 0; s < pieces.size(); s++)
+        for (int t = 0; t < pieces[s].second; t++) {
+            if (t % most == 0) tiles.push_back((int32_t)positions.size());
+            positions.push_back(pieces[s].first + t);
+            sequence.push_back((int32_t)s);
+        }
+    const int64_t N = (int64_t)positions.size(), num_tiles = (int64_t)tiles.size();
+    tiles.push_back((int32_t)N);
+    Array<int32_t> at(positions), of(sequence), tile(tiles);
+    Array<real> qkv(N * W, 9, 1.0f), out(N * NH * HD), goes(N * NH * HD);
+    Array<float> part(std::max<int64_t>(1, decode_scratch(N, NH, HD, p.longest)));
+    const PagedCall c = {N, p.max_pages, num_tiles, p.longest, NULL, at.at, of.at, p.table->at, tile.at, tiles.data()};
+    decode_attention(out.at, qkv.at, p.keys->at, p.values->at, &c, part.at, decode_scratch(N, NH, HD, p.longest), NH, NKV, HD, 0);
+    decode_attention(goes.at, qkv.at, p.keys->at, p.values->at, &c, part.at, decode_scratch(2 * most, NH, HD, p.longest), NH, NKV, HD, 0);   // two tiles at a time
+    CUDA_CHECK(cudaDeviceSynchronize());
+    expect(same_bits(out.get(), goes.get()) && out.fences_stand(), "other bits in several goes", shape);
+    const std::vector<real> all = out.get();
+    bool same = true;
+    for (int64_t n = 0; n < N; n++) {
+        Array<real> one(NH * HD);
+        const int64_t longest = positions[(size_t)n] + 1;
+        Array<float> own(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
+        const PagedCall alone = {1, p.max_pages, 1, longest, NULL, at.at + n, of.at + n, p.table->at, NULL, NULL};
+        decode_attention(one.at, qkv.at + n * W, p.keys->at, p.values->at, &alone, own.at, decode_scratch(1, NH, HD, longest), NH, NKV, HD, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
     }
     expect(same, "a row alone has other bits", shape);
@@ -112,7 +156,7 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
     char shape[160];
     snprintf(shape, sizeof shape, "matvec N %lld K %lld O %lld%s%s", (long long)N, (long long)K, (long long)O, bias ? ", bias" : "", residual ? ", residual" : "");
     Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), b(O, 3, 1.0f), r(N * O, 4, 1.0f), y(N * O), one(O);
-    matvec(y.at, O, x.at, K, w.at, bias ? b.at : NULL, residual ? r.at : NULL, N, K, O, 0);
+    matvec(y.at, O, x.at, w.at, bias ? b.at : NULL, residual ? r.at : NULL, N, K, O, 0);
     const std::vector<double> xs = x.numbers(), ws = w.numbers(), bs = b.numbers(), rs = r.numbers();
     std::vector<double> want((size_t)(N * O));
     #pragma omp parallel for collapse(2)
@@ -126,10 +170,36 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
     const std::vector<real> all = y.get();
     bool same = true;
     for (int64_t n = 0; n < N; n++) {
-        matvec(one.at, O, x.at + n * K, K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1, K, O, 0);
+        matvec(one.at, O, x.at + n * K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1, K, O, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * O, all.begin() + (n + 1) * O));
     }
     expect(same, "a row alone has other bits", shape);
+}
+
+// the library's unsplit sums, of any number of rows, have matvec's bits
+static void check_unsplit(Gemm *g, int64_t N, int64_t K, int64_t O, bool residual) {
+    char shape[160];
+    snprintf(shape, sizeof shape, "unsplit N %lld K %lld O %lld%s", (long long)N, (long long)K, (long long)O, residual ? ", residual" : "");
+    Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), r(N * O, 4, 1.0f), y(N * O), z(N * O);
+    matmul_generate(g, y.at, x.at, w.at, NULL, residual ? r.at : NULL, N, K, O, O, 0);
+    for (int64_t n = 0; n < N; n += 8) matvec(z.at + n * O, O, x.at + n * K, w.at, NULL, residual ? r.at + n * O : NULL, std::min<int64_t>(8, N - n), K, O, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    const std::vector<real> a = y.get(), b = z.get();
+    int64_t differ = 0;
+    for (size_t i = 0; i < a.size(); i++) differ += memcmp(&a[i], &b[i], sizeof(real)) != 0;
+    char text[96];
+    snprintf(text, sizeof text, "%lld of %lld numbers differ", (long long)differ, (long long)a.size());
+    expect(differ == 0 && z.fences_stand(), text, shape);
+}
+static void check_swiglu(int64_t N, int64_t K, int64_t F) {
+    char shape[160];
+    snprintf(shape, sizeof shape, "matvec_swiglu N %lld K %lld F %lld", (long long)N, (long long)K, (long long)F);
+    Array<real> x(N * K, 1, 1.0f), w(2 * F * K, 2, 0.05f), gate_up(N * 2 * F), y(N * F), z(N * F);
+    matvec(gate_up.at, 2 * F, x.at, w.at, NULL, NULL, N, K, 2 * F, 0);
+    swiglu_forward(y.at, gate_up.at, N, F, 0);
+    matvec_swiglu(z.at, x.at, w.at, N, K, F, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    expect(same_bits(y.get(), z.get()) && z.fences_stand(), "other bits than in two kernels", shape);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -175,16 +245,20 @@ static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t
     const double bytes = 2.0 * (double)(K * O);
     if (ladder_wants(l, 1) && N == 1) ladder_rung(l, 1, "a thread an element", bytes, 0, [&](int s) { plain_matvec_kernel<<<(unsigned)ceil_div(N * O, 256), 256>>>(y.at, x.at, w.at + s * O * K, N, K, O); });
     if (ladder_wants(l, 2)) ladder_rung(l, 2, "cuBLASLt's first choice", bytes, 0, [&](int s) { matmul_forward(g, y.at, x.at, w.at + s * O * K, NULL, NULL, N, K, O, O, 0); });
-    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: 16 rows of the matrix a block, 16-byte loads that are operands as they come", bytes, 0, [&](int s) { matvec(y.at, O, x.at, K, w.at + s * O * K, NULL, NULL, N, K, O, 0); });
+    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: a warp a block, 16 rows of the matrix in one chain, copies 15 pieces ahead", bytes, 0, [&](int s) { matvec(y.at, O, x.at, w.at + s * O * K, NULL, NULL, N, K, O, 0); });
 }
 
 int main(int argc, char **argv) {
     program_name = "decode";
+    static Gemm g;
+    gemm_create(&g);
     const char *what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "tiny") == 0) {
         check_attention(4, 2, 64, {1, 17, 40});
         check_attention(8, 1, 128, {270});
+        check_tiles(4, 2, 64, {{0, 19}, {30, 5}});
         check_matvec(3, 96, 24, true, true);
+        check_swiglu(2, 72, 24);
         return check_result();
     }
     if (strcmp(what, "check") == 0) {
@@ -200,11 +274,21 @@ int main(int argc, char **argv) {
         check_attention(32, 8, 128, {2000, 1, 1024});
         for (int64_t N : {1, 2, 5, 8}) for (int64_t K : {32, 64, 96, 1024, 1056, 4864}) for (int64_t O : {8, 16, 24, 515}) check_matvec(N, K, O, O == 24 || K == 64, N == 5 || K == 64);
         check_matvec(8, 4096, 4096, false, true);
+        for (int64_t HD : {64, 128}) {
+            check_tiles(4, 4, HD, {{0, 40}, {7, 1}, {250, 30}, {0, 1}, {15, 17}});
+            check_tiles(8, 2, HD, {{0, 300}, {511, 3}, {100, 9}});
+            check_tiles(6, 1, HD, {{3, 33}, {255, 2}});
+            check_tiles(14, 2, HD, {{0, 21}});
+            check_tiles(2, 1, HD, {{600, 20}, {0, 600}});
+        }
+        for (int64_t N : {1, 3, 8}) for (int64_t K : {64, 104, 2048}) for (int64_t F : {8, 40, 1000}) check_swiglu(N, K, F);
+        for (int64_t N : {64, 128, 256, 1024}) {
+            check_unsplit(&g, N, 4096, 6144, false); check_unsplit(&g, N, 4096, 4096, true); check_unsplit(&g, N, 4096, 28672, false); check_unsplit(&g, N, 14336, 4096, true);
+            check_unsplit(&g, N, 1536, 2048, false); check_unsplit(&g, N, 8960, 1536, true); check_unsplit(&g, N, 64, 128, false); check_unsplit(&g, N, 1536, 151936, false);
+        }
         return check_result();
     }
     const Ladder l = ladder_begin(argc, argv);
-    static Gemm g;
-    gemm_create(&g);
     bench_attention(&l, 256, 1024);
     bench_attention(&l, 64, 900);
     bench_attention(&l, 1, 1024);

@@ -1,64 +1,162 @@
-// decode.cuh: what generating a token costs beside training's kernels: attention of single queries over keys and values that lie in pages, and products
-// of a few rows with a whole weight matrix. bf16, sm_80 and up.
+// decode.cuh: what generating a token costs beside training's kernels: attention over keys and values that lie in pages, and products of a few rows with a
+// whole weight matrix. bf16, sm_80 and up; the fp32 build has plain loops instead.
 //
 // Both are bound by bytes. Attention reads each key and value once, for all query heads of its group: 4 HD bytes a token and key/value head. A product with up to 8 rows
 // reads the matrix once: 2 K O bytes. The tensor cores are used because they are the cheapest way to multiply what has arrived, mostly by zeros.
 //
-// A row's result does not depend on which other rows there are: how sums are split depends on a row's length and on the matrix, never on the batch. So the same
-// request gives the same bits alone and among others.
+// A row's result does not depend on which other rows there are, bit for bit: how attention is split depends on a row's own length, and a product's sum is one chain over K,
+// sixteen numbers at a time in rising order. That is the sum that cuBLASLt's kernels have too, those that do not split K (matmul.cuh, `unsplit`): mma.sync, wgmma of any
+// width and the library agree in every bit (dev/decode.cu checks it). So a request's answer is the same alone, among eight and among 256.
+//
+// A weight does not depend on what was computed before it. Kernels of a small batch are therefore launched early (cuda.cuh): while the last one works, the next fills its
+// shared memory with its first weights, and then waits.
 //
 // Pages are those of model.h's Call: of a layer, k and v are (pages, NKV, PAGE_TOKENS, HD); position t of sequence s lies in page pages[s][t / PAGE_TOKENS], at t % PAGE_TOKENS. A row is
 // a token of a Call: one of a prompt as well as the one that a running answer goes on from.
 #ifndef FINDAP_KERNELS_DECODE_CUH
 #define FINDAP_KERNELS_DECODE_CUH
-#include "cuda.cuh"        // defines: real, bf16, Pack, load_pack, store_pack, CUDA_CHECK
+#include "cuda.cuh"        // defines: real, bf16, Pack, load_pack, store_pack, launch_early, wait_for_previous, let_next_begin, CUDA_CHECK
 #include "findap/model.h"  // defines: PAGE_TOKENS
+#include "swiglu.cuh"      // defines: sigmoid
 
-// k and v of the N rows of qkv (N, W), RoPE applied, into their pages. positions, sequence (N), pages (sequences, width): of a Call, on the device
-__global__ static void kv_store_kernel(real *k, real *v, const real *qkv, const int32_t *positions, const int32_t *sequence, const int32_t *pages, int64_t width, int NH, int NKV, int HD) {
-    constexpr int P = Pack<real>::size;
-    const int64_t n = blockIdx.x, t = positions[n], page = pages[sequence[n] * width + t / PAGE_TOKENS];
-    const real *from = qkv + n * (NH + 2 * NKV) * HD + (int64_t)NH * HD;
-    for (int i = threadIdx.x * P; i < 2 * NKV * HD; i += blockDim.x * P) {
-        const int side = i / (NKV * HD), head = i / HD % NKV;
-        store_pack((side ? v : k) + ((page * NKV + head) * PAGE_TOKENS + t % PAGE_TOKENS) * HD + i % HD, load_pack(from + i));
+// A Call on the device. Rows of one sequence that stand side by side share its keys: tile i is rows [tiles[i], tiles[i + 1]), at most DECODE_ROWS / (NH / NKV) of one sequence.
+typedef struct {
+    int64_t N, width, num_tiles, longest;   // longest: most tokens that a row sees
+    const int32_t *tokens, *positions, *sequence, *pages, *tiles;   // tiles NULL: a row a tile
+    const int32_t *host_tiles;              // the same on the host
+} PagedCall;
+enum { DECODE_ROWS = 16 /* of a tile: tokens times query heads of a key/value head */, DECODE_SPLIT = 256 /* tokens of a block */ };
+static inline int64_t decode_splits(int64_t longest) { return longest < 1 ? 1 : ceil_div(longest, DECODE_SPLIT); }
+// floats of scratch for the parts of up to N rows; with less, rows are taken in several goes
+static inline int64_t decode_scratch(int64_t N, int64_t NH, int64_t HD, int64_t longest) { return decode_splits(longest) == 1 ? 0 : N * NH * decode_splits(longest) * (HD + 2); }
+static inline int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return DECODE_ROWS / (NH / NKV) > 1 ? DECODE_ROWS / (NH / NKV) : 1; }
+
+// RoPE of q, and of k on its way into its page with v. A thread has P pairs of a head; of v, which is not turned, 2P numbers.
+template <int P> __global__ static void rope_store_kernel(real *qkv, real *k, real *v, const float *table, const __grid_constant__ PagedCall c, int NH, int NKV, int HD) {
+    const int half = HD / 2, parts = half / P, heads = NH + 2 * NKV;
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = i / (heads * parts);
+    wait_for_previous();
+    let_next_begin();
+    if (n >= c.N) return;
+    const int r = (int)(i - n * (heads * parts)), h = r / parts, j = (r - h * parts) * P, t = c.positions[n];
+    real *from = qkv + n * heads * HD + h * HD + j, *to = from;
+    if (h >= NH) {
+        const int64_t page = c.pages[c.sequence[n] * c.width + t / PAGE_TOKENS];
+        to = (h < NH + NKV ? k : v) + ((page * NKV + (h - NH) % NKV) * PAGE_TOKENS + t % PAGE_TOKENS) * HD + j;
     }
+    struct alignas(P * sizeof(real)) Part { real at[P]; };
+    Part a = *reinterpret_cast<const Part *>(from), b = *reinterpret_cast<const Part *>(from + half);
+    if (h < NH + NKV) {
+        const float *turn = table + ((int64_t)t * half + j) * 2;
+        #pragma unroll
+        for (int e = 0; e < P; e++) {
+            const float x = to_float(a.at[e]), y = to_float(b.at[e]), cosine = turn[2 * e], sine = turn[2 * e + 1];
+            a.at[e] = from_float<real>(x * cosine - y * sine);
+            b.at[e] = from_float<real>(y * cosine + x * sine);
+        }
+    }
+    *reinterpret_cast<Part *>(to) = a;
+    *reinterpret_cast<Part *>(to + half) = b;
 }
-static inline void kv_store(real *k, real *v, const real *qkv, const int32_t *positions, const int32_t *sequence, const int32_t *pages, int64_t width, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
-    kv_store_kernel<<<(unsigned)N, 128, 0, stream>>>(k, v, qkv, positions, sequence, pages, width, (int)NH, (int)NKV, (int)HD);
+// qkv (N, W): q is turned in place, k and v go to their pages
+static inline void rope_store(real *qkv, real *k, real *v, const float *table, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    const bool packed = HD / 2 % (int)Pack<real>::size == 0;
+    const int64_t threads = c->N * (NH + 2 * NKV) * (HD / 2) / (packed ? (int)Pack<real>::size : 1);
+    launch_early(packed ? rope_store_kernel<Pack<real>::size> : rope_store_kernel<1>, dim3((unsigned)ceil_div(threads, 128)), 128, 0, stream, qkv, k, v, table, *c, (int)NH, (int)NKV, (int)HD);
+}
+
+// from one page to another, in all layers; page: numbers of a page, layer: of a layer's pages
+__global__ static void page_copy_kernel(real *k, real *v, int from, int to, int64_t page, int64_t layer) {
+    real *x = (blockIdx.y ? v : k) + blockIdx.x * layer;
+    for (int64_t i = threadIdx.x; i < page; i += blockDim.x) x[to * page + i] = x[from * page + i];
+}
+static inline void page_copy(real *k, real *v, int32_t from, int32_t to, int64_t page, int64_t layer, int64_t layers, cudaStream_t stream) {
+    page_copy_kernel<<<dim3((unsigned)layers, 2), 256, 0, stream>>>(k, v, from, to, page, layer);
     CUDA_CHECK(cudaGetLastError());
 }
 
-#ifndef FINDAP_FP32
+// Attention and a product as they are written down: any head_dim and width, fp32 too
+__global__ static void attention_pages_plain_kernel(real *out, const real *qkv, const real *k, const real *v, const __grid_constant__ PagedCall c, int NH, int NKV, int HD) {
+    extern __shared__ float plain_scores[];   // (positions + 1)
+    __shared__ float shared[33];
+    const int64_t n = blockIdx.y;
+    const int h = blockIdx.x, kv = h / (NH / NKV), seen = c.positions[n] + 1;
+    const int32_t *table = c.pages + c.sequence[n] * c.width;
+    const real *q = qkv + n * (NH + 2 * NKV) * HD + h * HD;
+    auto at = [&](int t) { return (((int64_t)table[t / PAGE_TOKENS] * NKV + kv) * PAGE_TOKENS + t % PAGE_TOKENS) * HD; };
+    float most = -INFINITY, sum = 0;
+    for (int t = threadIdx.x; t < seen; t += blockDim.x) {
+        float dot = 0;
+        for (int d = 0; d < HD; d++) dot += to_float(q[d]) * to_float(k[at(t) + d]);
+        plain_scores[t] = dot / sqrtf((float)HD);
+        most = fmaxf(most, plain_scores[t]);
+    }
+    most = block_max(most, shared);
+    for (int t = threadIdx.x; t < seen; t += blockDim.x) { plain_scores[t] = expf(plain_scores[t] - most); sum += plain_scores[t]; }
+    sum = block_sum(sum, shared);
+    for (int d = threadIdx.x; d < HD; d += blockDim.x) {
+        float x = 0;
+        for (int t = 0; t < seen; t++) x += plain_scores[t] * to_float(v[at(t) + d]);
+        out[n * NH * HD + h * HD + d] = from_float<real>(x / sum);
+    }
+}
+__global__ static void matmul_plain_kernel(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O) {
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = i / O, o = i - n * O;
+    if (n >= N) return;
+    float s = 0;
+    for (int64_t j = 0; j < K; j++) s = fmaf(to_float(x[n * K + j]), to_float(w[o * K + j]), s);
+    if (residual) s += to_float(residual[n * ldy + o]);
+    if (bias) s += to_float(bias[o]);
+    y[n * ldy + o] = from_float<real>(s);
+}
+static inline void attention_pages_plain(real *out, const real *qkv, const real *k, const real *v, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    CUDA_CHECK(cudaFuncSetAttribute(attention_pages_plain_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)c->longest * 4 > 48 << 10 ? (int)c->longest * 4 : 48 << 10));
+    attention_pages_plain_kernel<<<dim3((unsigned)NH, (unsigned)c->N), 128, (size_t)c->longest * 4, stream>>>(out, qkv, k, v, *c, (int)NH, (int)NKV, (int)HD);
+    CUDA_CHECK(cudaGetLastError());
+}
+static inline void matmul_plain(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    matmul_plain_kernel<<<(unsigned)ceil_div(N * O, 256), 256, 0, stream>>>(y, ldy, x, w, bias, residual, N, K, O);
+    CUDA_CHECK(cudaGetLastError());
+}
+
+#ifdef FINDAP_FP32
+static inline bool decode_possible(int64_t, int64_t, int64_t) { return false; }
+static inline bool matvec_possible(int64_t) { return false; }
+static inline void decode_attention(real *, const real *, const real *, const real *, const PagedCall *, float *, int64_t, int64_t, int64_t, int64_t, cudaStream_t) {}
+static inline void matvec(real *, int64_t, const real *, const real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
+static inline void matvec_swiglu(real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
+#else
 #include "attention_mma.cuh"   // defines: cp_async16, cp_async_commit, ldsm_x4, ldsm_x4_transposed, mma_bf16, pack_bf16, ex2
 
 // ---------------------------------------------------------------------------------------------------------------------
 // attention
 
-enum { DECODE_WARPS = 4, DECODE_STAGES = 3, DECODE_SPLIT = 256 /* tokens of a block */, DECODE_GROUP = 8 /* most query heads of a key/value head */ };
+enum { DECODE_WARPS = 4, DECODE_STAGES = 3 };
 
 typedef struct {
-    const bf16 *q;             // (N, ldq): NH heads of HD numbers
-    bf16 *out;                 // (N, ldo): likewise
+    bf16 *out;                 // (N, NH*HD)
+    const bf16 *qkv;           // (N, W)
     const bf16 *k, *v;
-    const int32_t *pages;      // (sequences, width)
-    const int32_t *positions, *sequence;   // (N) row n sees the tokens of its sequence up to its own position
-    float *part;               // (N, NH, splits, HD + 2): sums, their maximum and their weight; only with more than one split
-    int64_t ldq, ldo;
-    int NH, NKV, width, splits;
+    float *part;               // (rows of this launch, NH, splits, HD + 2): sums, their maximum and their weight; only with more than one split
+    int NH, NKV, splits, first_tile, first_row;
     float scale_log2;
 } Decode;
 
-// One block: a row, a key/value head, DECODE_SPLIT tokens. A warp takes every fourth page, three ahead by cp.async, which it waits for alone, and keeps its own
-// maximum and sums; in the end the four are put together. Of the 16 rows of a product's first operand the group's query heads are the first.
-template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) decode_attention_kernel(const __grid_constant__ Decode a) {
-    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES;
+// One block: a tile, a key/value head, DECODE_SPLIT tokens. A warp takes every fourth page, three ahead by cp.async, which it waits for alone, and keeps its own
+// maxima and sums; in the end the four are put together. Row r of a product's first operand is query head r % G of the tile's token r / G. ALONE: tiles are one token, and
+// the group at most 8 heads: rows from 8 on are not there. What a row gets hangs on its own tokens only: later ones are masked, which changes no bit.
+template <int HD, bool ALONE> __global__ static void __launch_bounds__(DECODE_WARPS * 32) decode_attention_kernel(const __grid_constant__ Decode a, const __grid_constant__ PagedCall c) {
+    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES, ROWS = ALONE ? 8 : 16, H = ALONE ? 1 : 2;
     extern __shared__ __align__(128) uint8_t decode_shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane >> 2, q4 = lane & 3, G = a.NH / a.NKV;
-    const int split = blockIdx.x, head = blockIdx.y, n = blockIdx.z, length = a.positions[n] + 1, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);
+    const int split = blockIdx.x, head = blockIdx.y, tile = a.first_tile + blockIdx.z, W = (a.NH + 2 * a.NKV) * HD;
+    const int row0 = c.tiles ? c.tiles[tile] : tile, tokens = c.tiles ? c.tiles[tile + 1] - row0 : 1, rows = tokens * G;
+    const int length = c.positions[row0] + tokens, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);   // positions rise by one
+    wait_for_previous();
+    let_next_begin();
     if (begin >= length) return;
     const int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    const int32_t *table = a.pages + (int64_t)a.sequence[n] * a.width;
+    const int32_t *table = c.pages + (int64_t)c.sequence[row0] * c.width;
     const uint32_t stages = smem_u32(decode_shared) + warp * DECODE_STAGES * STAGE;
 
     auto load = [&](int page, int stage) {
@@ -66,11 +164,11 @@ template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) de
             const int64_t at = ((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS * HD;
             #pragma unroll
             for (int i = 0; i < PAGE_TOKENS * UNITS / 32; i++) {
-                const int c = i * 32 + lane, row = c / UNITS, unit = c % UNITS;
+                const int u = i * 32 + lane, row = u / UNITS, unit = u % UNITS;
                 const uint32_t to = stages + stage * STAGE + row * HD * 2 + ((unit ^ (row & 7)) << 4);
                 const bool seen = page * PAGE_TOKENS + row < end;   // what lies behind the end may be NaN, and 0 times that is too
-                cp_async16(to, a.k + at + c * 8, seen);
-                cp_async16(to + PAGE_BYTES, a.v + at + c * 8, seen);
+                cp_async16(to, a.k + at + u * 8, seen);
+                cp_async16(to + PAGE_BYTES, a.v + at + u * 8, seen);
             }
         }
         cp_async_commit();
@@ -79,14 +177,22 @@ template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) de
     for (int s = 0; s < DECODE_STAGES - 1; s++) load(first + s * DECODE_WARPS, s);
 
     uint32_t fq[HD / 16][4];
+    int own[H];   // the last position that rows g and g + 8 see
     #pragma unroll
-    for (int i = 0; i < HD / 16; i++) {
-        const bf16 *from = a.q + (int64_t)n * a.ldq + (int64_t)(head * G + g) * HD + i * 16 + 2 * q4;
-        fq[i][0] = g < G ? *reinterpret_cast<const uint32_t *>(from) : 0;
-        fq[i][2] = g < G ? *reinterpret_cast<const uint32_t *>(from + 8) : 0;
-        fq[i][1] = fq[i][3] = 0;
+    for (int h = 0; h < 2; h++) {
+        const int r = g + 8 * h;
+        const bool there = h < H && r < rows;
+        const bf16 *from = a.qkv + (int64_t)(row0 + (there ? r / G : 0)) * W + (int64_t)(head * G + (there ? r % G : 0)) * HD + 2 * q4;
+        if (h < H) own[h] = there ? length - tokens + r / G : -1;
+        #pragma unroll
+        for (int i = 0; i < HD / 16; i++) {
+            fq[i][h] = there ? *reinterpret_cast<const uint32_t *>(from + i * 16) : 0;
+            fq[i][2 + h] = there ? *reinterpret_cast<const uint32_t *>(from + i * 16 + 8) : 0;
+        }
     }
-    float o[HD / 8][4], most = -INFINITY, sum = 0;
+    float o[HD / 8][4], most[H], sum[H];
+    #pragma unroll
+    for (int h = 0; h < H; h++) { most[h] = -INFINITY; sum[h] = 0; }
     #pragma unroll
     for (int i = 0; i < HD / 8 * 4; i++) o[i / 4][i % 4] = 0.0f;
     int stage = 0;
@@ -107,66 +213,78 @@ template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32) de
             mma_bf16(s[0], fq[i], f[0], f[1]);
             mma_bf16(s[1], fq[i], f[2], f[3]);
         }
-        float high = most;
+        uint32_t fp[4] = {0, 0, 0, 0};
+        float fade[H];
         #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
-            s[i / 2][i % 2] = t < end ? s[i / 2][i % 2] * a.scale_log2 : -INFINITY;
-            high = fmaxf(high, s[i / 2][i % 2]);
+        for (int h = 0; h < H; h++) {
+            float high = most[h];
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
+                float &x = s[i / 2][2 * h + i % 2];
+                x = t <= own[h] && t < end ? x * a.scale_log2 : -INFINITY;
+                high = fmaxf(high, x);
+            }
+            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+            const float base = high == -INFINITY ? 0.0f : high;   // a row that has seen nothing yet, or is not there
+            fade[h] = ex2(most[h] - base);
+            float p[4], added = 0;
+            #pragma unroll
+            for (int i = 0; i < 4; i++) { p[i] = ex2(s[i / 2][2 * h + i % 2] - base); added += p[i]; }
+            sum[h] = sum[h] * fade[h] + added;   // of this lane's tokens; the quad's are added in the end
+            most[h] = high;
+            fp[h] = pack_bf16(p[0], p[1]);
+            fp[2 + h] = pack_bf16(p[2], p[3]);
         }
-        high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-        high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-        const float fade = ex2(most - high);   // the first time: 2^-infinity; `high` is finite, since a page has a visible token
-        float p[2][2], added = 0;
-        #pragma unroll
-        for (int i = 0; i < 4; i++) { p[i / 2][i % 2] = ex2(s[i / 2][i % 2] - high); added += p[i / 2][i % 2]; }
-        sum = sum * fade + added;   // of this lane's tokens; the quad's are added in the end
-        most = high;
-        uint32_t fp[4] = {pack_bf16(p[0][0], p[0][1]), 0, pack_bf16(p[1][0], p[1][1]), 0};
         #pragma unroll
         for (int i = 0; i < HD / 16; i++) {
             const int row = lane & 15;
             uint32_t f[4];
             ldsm_x4_transposed(f, v + row * HD * 2 + (((i * 2 + (lane >> 4)) ^ (row & 7)) << 4));
             #pragma unroll
-            for (int e = 0; e < 2; e++) { o[2 * i][e] *= fade; o[2 * i + 1][e] *= fade; }
+            for (int e = 0; e < 2 * H; e++) { o[2 * i][e] *= fade[e / 2]; o[2 * i + 1][e] *= fade[e / 2]; }
             mma_bf16(o[2 * i], fp, f[0], f[1]);
             mma_bf16(o[2 * i + 1], fp, f[2], f[3]);
         }
     }
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-
     // the four warps' together, in the memory the pages were in
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();
-    float *all = reinterpret_cast<float *>(decode_shared);   // (warps, heads of the group, HD + 2)
-    float *mine = all + (warp * DECODE_GROUP + g) * (HD + 2);
+    float *all = reinterpret_cast<float *>(decode_shared);   // (warps, ROWS, HD + 2)
     #pragma unroll
-    for (int i = 0; i < HD / 8; i++) { mine[i * 8 + 2 * q4] = o[i][0]; mine[i * 8 + 2 * q4 + 1] = o[i][1]; }
-    if (q4 == 0) { mine[HD] = most; mine[HD + 1] = sum; }
+    for (int h = 0; h < H; h++) {
+        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
+        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+        float *mine = all + (warp * ROWS + g + 8 * h) * (HD + 2);
+        #pragma unroll
+        for (int i = 0; i < HD / 8; i++) { mine[i * 8 + 2 * q4] = o[i][2 * h]; mine[i * 8 + 2 * q4 + 1] = o[i][2 * h + 1]; }
+        if (q4 == 0) { mine[HD] = most[h]; mine[HD + 1] = sum[h]; }
+    }
     __syncthreads();
-    for (int i = threadIdx.x; i < G * HD; i += DECODE_WARPS * 32) {
-        const int h = i / HD, d = i % HD;
+    for (int i = threadIdx.x; i < rows * HD; i += DECODE_WARPS * 32) {
+        const int r = i / HD, d = i % HD, n = row0 + r / G, query = head * G + r % G;
         float high = -INFINITY, weight = 0, x = 0;
-        for (int w = 0; w < DECODE_WARPS; w++) high = fmaxf(high, all[(w * DECODE_GROUP + h) * (HD + 2) + HD]);
+        for (int w = 0; w < DECODE_WARPS; w++) high = fmaxf(high, all[(w * ROWS + r) * (HD + 2) + HD]);
         for (int w = 0; w < DECODE_WARPS; w++) {
-            const float *one = all + (w * DECODE_GROUP + h) * (HD + 2);
-            const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - high);   // a warp without a page
+            const float *one = all + (w * ROWS + r) * (HD + 2);
+            const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - high);   // a warp without a page of this row's
             weight += share * one[HD + 1];
             x += share * one[d];
         }
-        if (a.splits == 1) a.out[(int64_t)n * a.ldo + (int64_t)(head * G + h) * HD + d] = __float2bfloat16_rn(x / weight);
+        if (a.splits == 1) a.out[((int64_t)n * a.NH + query) * HD + d] = __float2bfloat16_rn(x / weight);
         else {
-            float *part = a.part + (((int64_t)n * a.NH + head * G + h) * a.splits + split) * (HD + 2);
+            float *part = a.part + (((int64_t)(n - a.first_row) * a.NH + query) * a.splits + split) * (HD + 2);
             part[d] = x;
             if (d == 0) { part[HD] = high; part[HD + 1] = weight; }
         }
     }
 }
-__global__ static void decode_join_kernel(const __grid_constant__ Decode a, int HD) {
-    const int h = blockIdx.x, n = blockIdx.y, splits = a.positions[n] / DECODE_SPLIT + 1;
-    const float *part = a.part + ((int64_t)n * a.NH + h) * a.splits * (HD + 2);
+__global__ static void decode_join_kernel(const __grid_constant__ Decode a, const int32_t *positions, int HD) {
+    const int h = blockIdx.x, n = a.first_row + blockIdx.y, splits = positions[n] / DECODE_SPLIT + 1;
+    const float *part = a.part + ((int64_t)blockIdx.y * a.NH + h) * a.splits * (HD + 2);
+    wait_for_previous();
+    let_next_begin();
     float high = -INFINITY, weight = 0, x = 0;
     for (int s = 0; s < splits; s++) high = fmaxf(high, part[s * (HD + 2) + HD]);
     for (int s = 0; s < splits; s++) {
@@ -174,82 +292,139 @@ __global__ static void decode_join_kernel(const __grid_constant__ Decode a, int 
         weight += share * part[s * (HD + 2) + HD + 1];
         x += share * part[s * (HD + 2) + threadIdx.x];
     }
-    a.out[(int64_t)n * a.ldo + (int64_t)h * HD + threadIdx.x] = __float2bfloat16_rn(x / weight);
+    a.out[((int64_t)n * a.NH + h) * HD + threadIdx.x] = __float2bfloat16_rn(x / weight);
 }
-static inline int64_t decode_splits(int64_t longest) { return longest < 1 ? 1 : ceil_div(longest, DECODE_SPLIT); }
-// floats of scratch for N rows of which the longest sees `longest` tokens
-static inline int64_t decode_scratch(int64_t N, int64_t NH, int64_t HD, int64_t longest) { return decode_splits(longest) == 1 ? 0 : N * NH * decode_splits(longest) * (HD + 2); }
-static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return (HD == 64 || HD == 128) && NH % NKV == 0 && NH / NKV <= DECODE_GROUP; }
+static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return (HD == 64 || HD == 128) && NH / NKV <= 8; }
 
-// out (N, ldo) = attention of N rows q (N, ldq) over the pages of their sequences (pages, positions, sequence: of a Call, on the device), up to their own positions, all below `longest`
-static inline void decode_attention(bf16 *out, int64_t ldo, const bf16 *q, int64_t ldq, const bf16 *k, const bf16 *v, const int32_t *pages, int64_t width, const int32_t *positions, const int32_t *sequence, int64_t longest,
-                                    float *scratch, int64_t N, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
-    CHECK(decode_possible(NH, NKV, HD) && longest <= width * PAGE_TOKENS);
-    Decode a = {q, out, k, v, pages, positions, sequence, scratch, ldq, ldo, (int)NH, (int)NKV, (int)width, (int)decode_splits(longest), 1.4426950408889634f / sqrtf((float)HD)};
-    const dim3 grid((unsigned)a.splits, (unsigned)NKV, (unsigned)N);
+// out (N, NH*HD) = attention of the q in qkv (N, W) over the pages of their sequences, up to their own positions. scratch: scratch_count floats, decode_scratch of a tile's tokens at least
+static inline void decode_attention(bf16 *out, const bf16 *qkv, const bf16 *k, const bf16 *v, const PagedCall *c, float *scratch, int64_t scratch_count, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    CHECK(decode_possible(NH, NKV, HD) && c->longest <= c->width * PAGE_TOKENS);
+    Decode a = {out, qkv, k, v, scratch, (int)NH, (int)NKV, (int)decode_splits(c->longest), 0, 0, 1.4426950408889634f / sqrtf((float)HD)};
     const int bytes = DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * (int)HD * 2;
     static bool allowed = false;
     if (!allowed) {
-        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<128>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 128 * 2));
-        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<64>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 64 * 2));
+        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<128, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 128 * 2));
+        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<128, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 128 * 2));
+        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<64, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 64 * 2));
+        CUDA_CHECK(cudaFuncSetAttribute(decode_attention_kernel<64, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * 64 * 2));
         allowed = true;
     }
-    if (HD == 128) decode_attention_kernel<128><<<grid, DECODE_WARPS * 32, bytes, stream>>>(a);
-    else decode_attention_kernel<64><<<grid, DECODE_WARPS * 32, bytes, stream>>>(a);
-    if (a.splits > 1) decode_join_kernel<<<dim3((unsigned)NH, (unsigned)N), (unsigned)HD, 0, stream>>>(a, (int)HD);
-    CUDA_CHECK(cudaGetLastError());
+    const int64_t tile_part = decode_scratch(c->tiles ? decode_tile_tokens(NH, NKV) : 1, NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 32768, most = fit < 32768 ? fit : 32768;
+    CHECK(most > 0);
+    for (int64_t tile = 0; tile < c->num_tiles; tile += most) {
+        const int64_t tiles = c->num_tiles - tile < most ? c->num_tiles - tile : most, end = tile + tiles;
+        a.first_tile = (int)tile;
+        a.first_row = c->tiles ? c->host_tiles[tile] : (int)tile;
+        const int64_t rows = (c->tiles ? c->host_tiles[end] : (int)end) - a.first_row;
+        const dim3 grid((unsigned)a.splits, (unsigned)NKV, (unsigned)tiles);
+        if (HD == 128) launch_early(c->tiles ? decode_attention_kernel<128, false> : decode_attention_kernel<128, true>, grid, DECODE_WARPS * 32, bytes, stream, a, *c);
+        else launch_early(c->tiles ? decode_attention_kernel<64, false> : decode_attention_kernel<64, true>, grid, DECODE_WARPS * 32, bytes, stream, a, *c);
+        if (a.splits > 1) launch_early(decode_join_kernel, dim3((unsigned)NH, (unsigned)rows), (int)HD, 0, stream, a, c->positions, (int)HD);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // a few rows times a matrix
 
-enum { MATVEC_WARPS = 8, MATVEC_ROWS = 8 /* most rows of x */, MATVEC_UNROLL = 4 };
+enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_STAGES = 16, MATVEC_STAGE = 16 * 128 + MATVEC_ROWS * 128 /* 64 columns of 16 rows of w and of x */ };
 
-// y (N, ldy) = x (N, K) w^T [+ bias (O)] [+ residual, laid out like y], N <= 8, w (O, K), K a multiple of 32. A block takes 16 rows of w, its warps every eighth piece of 32
-// columns; a lane loads 16 bytes of two rows, which are the operands of two products: which column of a sum is which is free, so the eight neighbours a lane
-// has are columns 2 q, 2 q + 1, 2 q + 8, 2 q + 9 of one and of the other; and likewise of x.
-__global__ static void __launch_bounds__(MATVEC_WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t ldx, int64_t ldy, int N, int K, int O) {
-    __shared__ float sums[MATVEC_WARPS][16 * MATVEC_ROWS];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane >> 2, q = lane & 3, row = blockIdx.x * 16 + g, pieces = K / 32;
-    const bool has[2] = {row < O, row + 8 < O}, has_x = g < N;
-    const bf16 *from = w + (int64_t)row * K + q * 8, *at = x + g * ldx + q * 8;
-    float d[4] = {0, 0, 0, 0};
-    const uint4 zero = make_uint4(0, 0, 0, 0);
-    for (int i = warp; i < pieces; i += MATVEC_WARPS * MATVEC_UNROLL) {
-        uint4 low[MATVEC_UNROLL], high[MATVEC_UNROLL], in[MATVEC_UNROLL];
-        #pragma unroll
-        for (int u = 0; u < MATVEC_UNROLL; u++) {
-            const int c = (i + u * MATVEC_WARPS) * 32;
-            const bool there = i + u * MATVEC_WARPS < pieces;
-            low[u] = there && has[0] ? __ldcs(reinterpret_cast<const uint4 *>(from + c)) : zero;
-            high[u] = there && has[1] ? __ldcs(reinterpret_cast<const uint4 *>(from + c + 8 * (int64_t)K)) : zero;
-            in[u] = there && has_x ? *reinterpret_cast<const uint4 *>(at + c) : zero;
-        }
-        #pragma unroll
-        for (int u = 0; u < MATVEC_UNROLL; u++) {
-            const uint32_t one[4] = {low[u].x, high[u].x, low[u].y, high[u].y}, other[4] = {low[u].z, high[u].z, low[u].w, high[u].w};
-            mma_bf16(d, one, in[u].x, in[u].y);
-            mma_bf16(d, other, in[u].z, in[u].w);
-        }
+// y (N, ldy) = x (N, K) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K a multiple of 8. A warp is a block: 16 rows of w, one chain of products over K, fed
+// by cp.async fifteen pieces ahead; four or five blocks a multiprocessor have 130 KB under way. SWIGLU: w is gate (O, K) and up (O, K), and y = silu(gate x) * (up x), rounded in
+// between as by two kernels: rows 0-7 of a product are 8 of gate, 8-15 the same of up, and one thread has both.
+template <bool SWIGLU> __global__ static void __launch_bounds__(32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t ldy, int N, int K, int O) {
+    extern __shared__ __align__(128) uint8_t matvec_shared[];
+    const int lane = threadIdx.x, g = lane >> 2, q = lane & 3, unit = lane & 7, sub = lane >> 3, steps = (K + 63) / 64, row0 = blockIdx.x * (SWIGLU ? 8 : 16);
+    const uint32_t base = smem_u32(matvec_shared);
+    const bf16 *from[4];   // rows sub, sub + 4, sub + 8, sub + 12 of the 16
+    bool has[4];
+    #pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const int r = j * 4 + sub, o = SWIGLU ? row0 + r % 8 : row0 + r;
+        has[j] = o < O;
+        from[j] = w + ((int64_t)(has[j] ? o : 0) + (SWIGLU && r >= 8 ? O : 0)) * K + unit * 8;
     }
-    // d: rows g and g + 8 of w, rows 2 q and 2 q + 1 of x
+    auto load_w = [&](int i) {
+        const uint32_t to = base + i % MATVEC_STAGES * MATVEC_STAGE;
+        #pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const int r = j * 4 + sub;
+            const bool there = has[j] && i * 64 + unit * 8 < K;
+            cp_async16(to + r * 128 + ((unit ^ (r & 7)) << 4), there ? from[j] + i * 64 : w, there);
+        }
+    };
+    auto x_place = [&](int i, int r) { return base + i % MATVEC_STAGES * MATVEC_STAGE + 2048 + r * 128 + ((unit ^ r) << 4); };
+    #pragma unroll 1
+    for (int i = 0; i < MATVEC_STAGES - 1; i++) { if (i < steps) load_w(i); cp_async_commit(); }   // no weight hangs on the kernel before
+    let_next_begin();
+    wait_for_previous();
+    #pragma unroll 4
+    for (int i = 0; i < MATVEC_STAGES - 1; i++)
+        #pragma unroll
+        for (int j = 0; j < 2; j++) {   // x of the same pieces, by hand: a group of copies behind all those would have to be waited for with them
+            const int r = j * 4 + sub;
+            uint4 v = make_uint4(0, 0, 0, 0);
+            if (r < N && i * 64 + unit * 8 < K) v = *reinterpret_cast<const uint4 *>(x + (int64_t)r * K + i * 64 + unit * 8);
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(i, r)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+        }
+    float d[4] = {0, 0, 0, 0};
+    #pragma unroll 1
+    for (int i = 0; i < steps; i++) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(MATVEC_STAGES - 2) : "memory");
+        __syncwarp();
+        const int next = i + MATVEC_STAGES - 1;
+        if (next < steps) {
+            load_w(next);
+            #pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int r = j * 4 + sub;
+                const bool there = r < N && next * 64 + unit * 8 < K;
+                cp_async16(x_place(next, r), there ? x + (int64_t)r * K + next * 64 + unit * 8 : x, there);
+            }
+        }
+        cp_async_commit();
+        const uint32_t at = base + i % MATVEC_STAGES * MATVEC_STAGE;
+        uint32_t fw[4][4], fx[2][4];
+        #pragma unroll
+        for (int k = 0; k < 2; k++) ldsm_x4(fx[k], at + 2048 + (lane & 7) * 128 + (((k * 4 + (lane >> 3)) ^ (lane & 7)) << 4));
+        #pragma unroll
+        for (int k = 0; k < 4; k++) ldsm_x4(fw[k], at + (lane & 15) * 128 + (((k * 2 + (lane >> 4)) ^ (lane & 7)) << 4));
+        #pragma unroll
+        for (int k = 0; k < 4; k++) mma_bf16(d, fw[k], fx[k / 2][k % 2 * 2], fx[k / 2][k % 2 * 2 + 1]);
+    }
     #pragma unroll
-    for (int i = 0; i < 4; i++) sums[warp][(2 * q + i % 2) * 16 + g + i / 2 * 8] = d[i];
-    __syncthreads();
-    const int n = threadIdx.x / 16, o = blockIdx.x * 16 + threadIdx.x % 16;
-    if (n >= N || o >= O) return;
-    float s = 0;
-    #pragma unroll
-    for (int i = 0; i < MATVEC_WARPS; i++) s += sums[i][threadIdx.x];
-    if (bias) s += __bfloat162float(bias[o]);
-    if (residual) s += __bfloat162float(residual[n * ldy + o]);
-    y[n * ldy + o] = __float2bfloat16_rn(s);
+    for (int e = 0; e < 2; e++) {   // d: rows g and g + 8 of w, rows 2 q and 2 q + 1 of x
+        const int n = 2 * q + e;
+        if (n >= N) continue;
+        if constexpr (SWIGLU) {
+            const float gate = __bfloat162float(__float2bfloat16_rn(d[e])), up = __bfloat162float(__float2bfloat16_rn(d[2 + e]));
+            if (row0 + g < O) y[n * ldy + row0 + g] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
+        } else
+            #pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const int o = row0 + g + 8 * h;
+                if (o >= O) continue;
+                float s = d[2 * h + e];
+                if (residual) s += __bfloat162float(residual[n * ldy + o]);
+                if (bias) s += __bfloat162float(bias[o]);
+                y[n * ldy + o] = __float2bfloat16_rn(s);
+            }
+    }
 }
-static inline bool matvec_possible(int64_t N, int64_t K) { return N <= MATVEC_ROWS && K % 32 == 0; }
-static inline void matvec(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
-    CHECK(matvec_possible(N, K));
-    matvec_kernel<<<(unsigned)ceil_div(O, 16), MATVEC_WARPS * 32, 0, stream>>>(y, x, w, bias, residual, ldx, ldy, (int)N, (int)K, (int)O);
-    CUDA_CHECK(cudaGetLastError());
+static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
+template <bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    CHECK(matvec_possible(N) && K % 8 == 0);
+    static bool allowed = false;
+    if (!allowed) {
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<SWIGLU>, cudaFuncAttributeMaxDynamicSharedMemorySize, MATVEC_STAGES * MATVEC_STAGE));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<SWIGLU>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+        allowed = true;
+    }
+    launch_early(matvec_kernel<SWIGLU>, dim3((unsigned)ceil_div(O, SWIGLU ? 8 : 16)), 32, MATVEC_STAGES * MATVEC_STAGE, stream, y, x, w, bias, residual, ldy, (int)N, (int)K, (int)O);
 }
+static inline void matvec(bf16 *y, int64_t ldy, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    matvec_launch<false>(y, ldy, x, w, bias, residual, N, K, O, stream);
+}
+// y (N, F) = silu(x gate^T) * (x up^T), w: gate (F, K) and behind it up (F, K)
+static inline void matvec_swiglu(bf16 *y, const bf16 *x, const bf16 *w, int64_t N, int64_t K, int64_t F, cudaStream_t stream) { matvec_launch<true>(y, F, x, w, NULL, NULL, N, K, F, stream); }
 #endif
 #endif
