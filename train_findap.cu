@@ -895,6 +895,15 @@ static int adapters_at(const Model *m, int64_t l, int s, LoraSide *side, int *a)
     }
     return n;
 }
+// zeros into the columns of y (N, ldy) that lie between the n targets of a site, and behind the last
+static void clear_between(Model *m, real *y, int64_t ldy, const LoraSide *side, int n, int64_t N) {
+    int64_t end = 0;
+    for (int i = 0; i <= n; i++) {
+        const int64_t begin = end, next = i < n ? side[i].column : ldy;
+        if (next > begin) CUDA_CHECK(cudaMemset2DAsync(y + begin, (size_t)ldy * sizeof(real), 0, (size_t)(next - begin) * sizeof(real), (size_t)N, m->stream));
+        if (i < n) end = side[i].column + side[i].O;
+    }
+}
 // The adapters of site s of a layer, where x (N, K) is read and y (N, ldy) made: (s x A^T) B^T into the columns of each target, zeros into those of projections
 // that have none, before the frozen matrices' product, which is to add what is returned: y then, and with no adapter here the residual. A residual, laid out
 // like y, goes with the adapter's product; only sites of one projection have one.
@@ -902,12 +911,7 @@ static const real *adapters_forward(Model *m, int64_t l, int s, real *y, int64_t
     LoraSide side[3];
     int a = -1, n = adapters_at(m, l, s, side, &a);
     if (n == 0 || m->plain) return residual;
-    int64_t end = 0;
-    for (int i = 0; i <= n; i++) {   // what lies between two targets, and behind the last
-        const int64_t begin = end, next = i < n ? side[i].column : ldy;
-        if (next > begin) CUDA_CHECK(cudaMemset2DAsync(y + begin, (size_t)ldy * sizeof(real), 0, (size_t)(next - begin) * sizeof(real), (size_t)N, m->stream));
-        if (i < n) end = side[i].column + side[i].O;
-    }
+    clear_between(m, y, ldy, side, n, N);
     lora_a_forward(&m->gemm, m->layers[l].xa[s], x, param_at(m, a, l), (float)lora_scale(&m->lora), N, m->tensors[a].cols, n * m->lora.rank, m->stream);
     lora_b_forward(&m->gemm, y, ldy, m->layers[l].xa[s], side, n, residual, N, m->lora.rank, m->stream);
     return y;
@@ -1168,11 +1172,25 @@ static int64_t generate_rows(int64_t N, int64_t room) {
     int64_t rows = N <= 64 ? 64 : N <= 128 ? 128 : ceil_div(N, 256) * 256;
     return rows < room ? rows : room;
 }
-// Any number of rows, the same bits for each: a few by matvec, more by the library's unsplit sums. room: rows that x and y have
+// y (N, ldy) = scale x (N, ldx) w^T ...: any number of rows, the same bits for each: a few by matvec, more by the library's unsplit sums. room: rows that x and y have
+static void generate_product(Model *m, real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t room, int64_t K, int64_t O) {
+    if (sizeof(real) == 4) matmul_plain(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
+    else if (matvec_possible(N)) matvec(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
+    else gemm_run(&m->gemm, shape_generate(generate_rows(N, room), K, O, ldx, ldy, residual != NULL, bias != NULL, scale), w, x, residual, y, bias, m->stream);
+}
 static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy) {
-    if (sizeof(real) == 4) matmul_plain(y, ldy, x, w, bias, residual, N, K, O, m->stream);
-    else if (matvec_possible(N)) matvec(y, ldy, x, w, bias, residual, N, K, O, m->stream);
-    else matmul_generate(&m->gemm, y, x, w, bias, residual, generate_rows(N, room), K, O, ldy, m->stream);
+    generate_product(m, y, ldy, x, K, w, bias, residual, 1.0f, N, room, K, O);
+}
+// adapters_forward by such products
+static const real *adapters_generate(Model *m, int64_t l, int s, real *y, int64_t ldy, const real *x, const real *residual, int64_t N) {
+    LoraSide side[3];
+    int a = -1, n = adapters_at(m, l, s, side, &a);
+    if (n == 0 || m->plain) return residual;
+    const int64_t R = m->lora.rank, room = m->B * m->T;
+    clear_between(m, y, ldy, side, n, N);
+    generate_product(m, m->layers[l].xa[s], n * R, x, m->tensors[a].cols, param_at(m, a, l), NULL, NULL, (float)lora_scale(&m->lora), N, room, m->tensors[a].cols, n * R);
+    for (int i = 0; i < n; i++) generate_product(m, y + side[i].column, ldy, m->layers[l].xa[s] + i * R, n * R, side[i].b, NULL, residual, 1.0f, N, room, R, side[i].O);
+    return y;
 }
 
 // The library's algorithms for the sizes that decoding has; larger ones, of prompts, take its first choice. Before pages take the memory.
@@ -1201,7 +1219,7 @@ static void tune_generation(Model *m) {
             if (generate_rows(rows, p.O == c->vocab_size ? m->head_rows : room) != rows) continue;
             char name[64];
             snprintf(name, sizeof name, "%s, %d rows", p.name, (int)rows);
-            GemmShape s = shape_generate(rows, p.K, p.O, p.ldy, p.residual, p.bias);
+            GemmShape s = shape_generate(rows, p.K, p.O, p.K, p.ldy, p.residual, p.bias, 1.0f);
             gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
         }
     CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
@@ -1261,21 +1279,21 @@ static void layer_generate(Model *m, int64_t l, real *next) {
     Layer *y = &m->layers[l];
     cudaStream_t s = m->stream;
     rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
-    const real *added = adapters_forward(m, l, 0, y->qkv, W, y->norm1, NULL, N);
+    const real *added = adapters_generate(m, l, 0, y->qkv, W, y->norm1, NULL, N);
     generate_matmul(m, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, room, C, W, W);       // q, k, v in one
     rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
     if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, &m->call, m->decode_part, m->decode_part_count, NH, NKV, HD, s);
     else attention_pages_plain(y->att, y->qkv, k, v, &m->call, NH, NKV, HD, s);
-    added = adapters_forward(m, l, 1, y->x2, C, y->att, y->x, N);
+    added = adapters_generate(m, l, 1, y->x2, C, y->att, y->x, N);
     generate_matmul(m, y->x2, y->att, param(m, "o", l), NULL, added, N, room, A, C, C);                            // x2 = x + ...
     rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
-    added = adapters_forward(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N);
+    added = adapters_generate(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N);
     if (!added && matvec_possible(N)) matvec_swiglu(y->act, y->norm2, param(m, "gate", l), N, C, F, s);
     else {
         generate_matmul(m, y->gate_up, y->norm2, param(m, "gate", l), NULL, added, N, room, C, 2 * F, 2 * F);      // gate, up in one
         swiglu_forward(y->act, y->gate_up, N, F, s);
     }
-    added = adapters_forward(m, l, 3, next, C, y->act, y->x2, N);
+    added = adapters_generate(m, l, 3, next, C, y->act, y->x2, N);
     generate_matmul(m, next, y->act, param(m, "down", l), NULL, added, N, room, F, C, C);                          // next = x2 + ...
 }
 static void layers_generate(Model *m) {

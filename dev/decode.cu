@@ -3,6 +3,7 @@
 #include "ladder.cuh"                      // defines: Array, ladder_*, expect*
 #include "../findap/kernels/decode.cuh"    // defines: kv_store, decode_attention, matvec
 #include "../findap/kernels/matmul.cuh"    // defines: Gemm, matmul_forward
+#include "../findap/kernels/sample.cuh"    // defines: sample_tokens, sample_settings
 #include <memory>                          // defines: std::unique_ptr
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
     char shape[160];
     snprintf(shape, sizeof shape, "matvec N %lld K %lld O %lld%s%s", (long long)N, (long long)K, (long long)O, bias ? ", bias" : "", residual ? ", residual" : "");
     Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), b(O, 3, 1.0f), r(N * O, 4, 1.0f), y(N * O), one(O);
-    matvec(y.at, O, x.at, w.at, bias ? b.at : NULL, residual ? r.at : NULL, N, K, O, 0);
+    matvec(y.at, O, x.at, K, w.at, bias ? b.at : NULL, residual ? r.at : NULL, 1.0f, N, K, O, 0);
     const std::vector<double> xs = x.numbers(), ws = w.numbers(), bs = b.numbers(), rs = r.numbers();
     std::vector<double> want((size_t)(N * O));
     #pragma omp parallel for collapse(2)
@@ -170,7 +171,7 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
     const std::vector<real> all = y.get();
     bool same = true;
     for (int64_t n = 0; n < N; n++) {
-        matvec(one.at, O, x.at + n * K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1, K, O, 0);
+        matvec(one.at, O, x.at + n * K, K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1.0f, 1, K, O, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * O, all.begin() + (n + 1) * O));
     }
     expect(same, "a row alone has other bits", shape);
@@ -181,8 +182,9 @@ static void check_unsplit(Gemm *g, int64_t N, int64_t K, int64_t O, bool residua
     char shape[160];
     snprintf(shape, sizeof shape, "unsplit N %lld K %lld O %lld%s", (long long)N, (long long)K, (long long)O, residual ? ", residual" : "");
     Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), r(N * O, 4, 1.0f), y(N * O), z(N * O);
-    matmul_generate(g, y.at, x.at, w.at, NULL, residual ? r.at : NULL, N, K, O, O, 0);
-    for (int64_t n = 0; n < N; n += 8) matvec(z.at + n * O, O, x.at + n * K, w.at, NULL, residual ? r.at + n * O : NULL, std::min<int64_t>(8, N - n), K, O, 0);
+    const float scale = residual ? 1.0f : 1.7f;
+    gemm_run(g, shape_generate(N, K, O, K, O, residual, false, scale), w.at, x.at, r.at, y.at, NULL, 0);
+    for (int64_t n = 0; n < N; n += 8) matvec(z.at + n * O, O, x.at + n * K, K, w.at, NULL, residual ? r.at + n * O : NULL, scale, std::min<int64_t>(8, N - n), K, O, 0);
     CUDA_CHECK(cudaDeviceSynchronize());
     const std::vector<real> a = y.get(), b = z.get();
     int64_t differ = 0;
@@ -195,11 +197,48 @@ static void check_swiglu(int64_t N, int64_t K, int64_t F) {
     char shape[160];
     snprintf(shape, sizeof shape, "matvec_swiglu N %lld K %lld F %lld", (long long)N, (long long)K, (long long)F);
     Array<real> x(N * K, 1, 1.0f), w(2 * F * K, 2, 0.05f), gate_up(N * 2 * F), y(N * F), z(N * F);
-    matvec(gate_up.at, 2 * F, x.at, w.at, NULL, NULL, N, K, 2 * F, 0);
+    matvec(gate_up.at, 2 * F, x.at, K, w.at, NULL, NULL, 1.0f, N, K, 2 * F, 0);
     swiglu_forward(y.at, gate_up.at, N, F, 0);
     matvec_swiglu(z.at, x.at, w.at, N, K, F, 0);
     CUDA_CHECK(cudaDeviceSynchronize());
     expect(same_bits(y.get(), z.get()) && z.fences_stand(), "other bits than in two kernels", shape);
+}
+
+// the next tokens are sample.h's, for one setting, rows of logits of which some are equal
+static void check_sample(int64_t n, int64_t V, Sampling sampling) {
+    char shape[200];
+    snprintf(shape, sizeof shape, "sample V %lld temperature %g top-k %lld top-p %g min-p %g penalty %g", (long long)V, sampling.temperature, (long long)sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty);
+    const int64_t ld = ceil_div(V, 8) * 8;
+    Array<real> logits(n * ld, 21, 3.0f);
+    std::vector<real> host = logits.get();
+    for (real &x : host) x = from_float<real>(rintf(to_float(x) * 8) / 8);
+    logits.put(host);
+    const std::vector<int32_t> seen = random_integers(n * 40, V, 22);
+    std::vector<SampleRow> rows;
+    std::vector<SampleSettings> settings;
+    for (int64_t i = 0; i < n; i++) {
+        const SampleRow r = {sampling, 77 + (uint64_t)i, i + 3, seen.data() + i * 40, 40};
+        rows.push_back(r);
+        settings.push_back(sample_settings(&r, V, (int32_t)(i * 40)));
+    }
+    SampleSettings *d;
+    CUDA_CHECK(cudaMalloc((void **)&d, settings.size() * sizeof *d));
+    CUDA_CHECK(cudaMemcpy(d, settings.data(), settings.size() * sizeof *d, cudaMemcpyHostToDevice));
+    Array<int32_t> all_seen(seen), out(n);
+    sample_tokens(out.at, logits.at, ld, d, all_seen.at, sampling.repetition_penalty != 1, n, V, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    const std::vector<int32_t> got = out.get();
+    std::vector<float> z((size_t)V), sorted((size_t)V), row((size_t)V);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t v = 0; v < V; v++) row[(size_t)v] = to_float(host[(size_t)(i * ld + v)]);
+        sample_filter(z.data(), sorted.data(), row.data(), V, &rows[(size_t)i]);
+        wrong += sample_draw(z.data(), V, &rows[(size_t)i]) != got[(size_t)i];
+    }
+    CUDA_CHECK(cudaFree(d));
+    char text[96];
+    snprintf(text, sizeof text, "%lld of %lld tokens are others than the CPU's", (long long)wrong, (long long)n);
+    expect(wrong == 0 && out.fences_stand(), text, shape);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -245,7 +284,7 @@ static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t
     const double bytes = 2.0 * (double)(K * O);
     if (ladder_wants(l, 1) && N == 1) ladder_rung(l, 1, "a thread an element", bytes, 0, [&](int s) { plain_matvec_kernel<<<(unsigned)ceil_div(N * O, 256), 256>>>(y.at, x.at, w.at + s * O * K, N, K, O); });
     if (ladder_wants(l, 2)) ladder_rung(l, 2, "cuBLASLt's first choice", bytes, 0, [&](int s) { matmul_forward(g, y.at, x.at, w.at + s * O * K, NULL, NULL, N, K, O, O, 0); });
-    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: a warp a block, 16 rows of the matrix in one chain, copies 15 pieces ahead", bytes, 0, [&](int s) { matvec(y.at, O, x.at, w.at + s * O * K, NULL, NULL, N, K, O, 0); });
+    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: a warp a block, 8 to 32 rows of the matrix, each a chain; copies 7 stages ahead", bytes, 0, [&](int s) { matvec(y.at, O, x.at, K, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O, 0); });
 }
 
 int main(int argc, char **argv) {
@@ -259,6 +298,7 @@ int main(int argc, char **argv) {
         check_tiles(4, 2, 64, {{0, 19}, {30, 5}});
         check_matvec(3, 96, 24, true, true);
         check_swiglu(2, 72, 24);
+        check_sample(2, 40, {0.7, 5, 0.9, 0.01, 1.3});
         return check_result();
     }
     if (strcmp(what, "check") == 0) {
@@ -282,9 +322,14 @@ int main(int argc, char **argv) {
             check_tiles(2, 1, HD, {{600, 20}, {0, 600}});
         }
         for (int64_t N : {1, 3, 8}) for (int64_t K : {64, 104, 2048}) for (int64_t F : {8, 40, 1000}) check_swiglu(N, K, F);
+        for (int64_t V : {40, 1000, 32003})
+            for (double temperature : {0.0, 0.7, 1.0, 3.0}) for (double penalty : {1.0, 1.3}) {
+                check_sample(40, V, {temperature, 0, 1, 0, penalty}); check_sample(40, V, {temperature, 5, 1, 0, penalty}); check_sample(40, V, {temperature, 0, 0.8, 0, penalty});
+                check_sample(40, V, {temperature, 50, 0.95, 0.01, penalty}); check_sample(40, V, {temperature, 1, 0.3, 0.5, penalty}); check_sample(40, V, {temperature, V + 5, 0.999, 0, penalty});
+            }
         for (int64_t N : {64, 128, 256, 1024}) {
             check_unsplit(&g, N, 4096, 6144, false); check_unsplit(&g, N, 4096, 4096, true); check_unsplit(&g, N, 4096, 28672, false); check_unsplit(&g, N, 14336, 4096, true);
-            check_unsplit(&g, N, 1536, 2048, false); check_unsplit(&g, N, 8960, 1536, true); check_unsplit(&g, N, 64, 128, false); check_unsplit(&g, N, 1536, 151936, false);
+            check_unsplit(&g, N, 1536, 2048, false); check_unsplit(&g, N, 8960, 1536, true); check_unsplit(&g, N, 64, 128, false); check_unsplit(&g, N, 1536, 151936, false); check_unsplit(&g, N, 4096, 48, false); check_unsplit(&g, N, 16, 4096, true);
         }
         return check_result();
     }

@@ -115,7 +115,7 @@ static int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return 16 / (NH / N
 static bool decode_possible(int64_t, int64_t, int64_t) { return false; }
 static bool matvec_possible(int64_t) { return false; }
 static void decode_attention(real *, const real *, const real *, const real *, const PagedCall *, float *, int64_t, int64_t, int64_t, int64_t, cudaStream_t) {}
-static void matvec(real *, int64_t, const real *, const real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
+static void matvec(real *, int64_t, const real *, int64_t, const real *, const real *, const real *, float, int64_t, int64_t, int64_t, cudaStream_t) {}
 static void matvec_swiglu(real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
 static real *page_at(const real *pages, const PagedCall *c, int64_t n, int64_t t, int64_t g, int64_t NKV, int64_t HD) {
     return (real *)pages + (((int64_t)c->pages[c->sequence[n] * c->width + t / PAGE_TOKENS] * NKV + g) * PAGE_TOKENS + t % PAGE_TOKENS) * HD;
@@ -147,11 +147,11 @@ static void attention_pages_plain(real *out, const real *qkv, const real *k, con
         for (int64_t d = 0; d < HD; d++) out[n * NH * HD + h * HD + d] = from_float<real>(o[(size_t)d]);
     }
 }
-static void matmul_plain(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, cudaStream_t) {
+static void matmul_plain(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t) {
     for (int64_t n = 0; n < N; n++) for (int64_t o = 0; o < O; o++) {
         float s = 0;
-        for (int64_t k = 0; k < K; k++) s = fmaf(to_float(x[n * K + k]), to_float(w[o * K + k]), s);
-        y[n * ldy + o] = from_float<real>(s + (residual ? to_float(residual[n * ldy + o]) : 0) + (bias ? to_float(bias[o]) : 0));
+        for (int64_t k = 0; k < K; k++) s = fmaf(to_float(x[n * ldx + k]), to_float(w[o * K + k]), s);
+        y[n * ldy + o] = from_float<real>(s * scale + (residual ? to_float(residual[n * ldy + o]) : 0) + (bias ? to_float(bias[o]) : 0));
     }
 }
 typedef struct { SampleRow row; } SampleSettings;   // `seen` is the engine's own memory here

@@ -100,11 +100,12 @@ __global__ static void attention_pages_plain_kernel(real *out, const real *qkv, 
         out[n * NH * HD + h * HD + d] = from_float<real>(x / sum);
     }
 }
-__global__ static void matmul_plain_kernel(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O) {
+__global__ static void matmul_plain_kernel(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O) {
     const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = i / O, o = i - n * O;
     if (n >= N) return;
     float s = 0;
-    for (int64_t j = 0; j < K; j++) s = fmaf(to_float(x[n * K + j]), to_float(w[o * K + j]), s);
+    for (int64_t j = 0; j < K; j++) s = fmaf(to_float(x[n * ldx + j]), to_float(w[o * K + j]), s);
+    s *= scale;
     if (residual) s += to_float(residual[n * ldy + o]);
     if (bias) s += to_float(bias[o]);
     y[n * ldy + o] = from_float<real>(s);
@@ -114,8 +115,8 @@ static inline void attention_pages_plain(real *out, const real *qkv, const real 
     attention_pages_plain_kernel<<<dim3((unsigned)NH, (unsigned)c->N), 128, (size_t)c->longest * 4, stream>>>(out, qkv, k, v, *c, (int)NH, (int)NKV, (int)HD);
     CUDA_CHECK(cudaGetLastError());
 }
-static inline void matmul_plain(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
-    matmul_plain_kernel<<<(unsigned)ceil_div(N * O, 256), 256, 0, stream>>>(y, ldy, x, w, bias, residual, N, K, O);
+static inline void matmul_plain(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    matmul_plain_kernel<<<(unsigned)ceil_div(N * O, 256), 256, 0, stream>>>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O);
     CUDA_CHECK(cudaGetLastError());
 }
 
@@ -123,7 +124,7 @@ static inline void matmul_plain(real *y, int64_t ldy, const real *x, const real 
 static inline bool decode_possible(int64_t, int64_t, int64_t) { return false; }
 static inline bool matvec_possible(int64_t) { return false; }
 static inline void decode_attention(real *, const real *, const real *, const real *, const PagedCall *, float *, int64_t, int64_t, int64_t, int64_t, cudaStream_t) {}
-static inline void matvec(real *, int64_t, const real *, const real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
+static inline void matvec(real *, int64_t, const real *, int64_t, const real *, const real *, const real *, float, int64_t, int64_t, int64_t, cudaStream_t) {}
 static inline void matvec_swiglu(real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
 #else
 #include "attention_mma.cuh"   // defines: cp_async16, cp_async_commit, ldsm_x4, ldsm_x4_transposed, mma_bf16, pack_bf16, ex2
@@ -326,105 +327,128 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, const bf16 *k, c
 // ---------------------------------------------------------------------------------------------------------------------
 // a few rows times a matrix
 
-enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_STAGES = 16, MATVEC_STAGE = 16 * 128 + MATVEC_ROWS * 128 /* 64 columns of 16 rows of w and of x */ };
+enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_WARPS = 4, MATVEC_BYTES = 20480 /* of w that a warp has under way */, MATVEC_CHUNK = 1024 /* columns of x that lie in shared memory at a time, twice */ };
 
-// y (N, ldy) = x (N, K) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K a multiple of 8. A warp is a block: 16 rows of w, one chain of products over K, fed
-// by cp.async fifteen pieces ahead; four or five blocks a multiprocessor have 130 KB under way. SWIGLU: w is gate (O, K) and up (O, K), and y = silu(gate x) * (up x), rounded in
-// between as by two kernels: rows 0-7 of a product are 8 of gate, 8-15 the same of up, and one thread has both.
-template <bool SWIGLU> __global__ static void __launch_bounds__(32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t ldy, int N, int K, int O) {
-    extern __shared__ __align__(128) uint8_t matvec_shared[];
-    const int lane = threadIdx.x, g = lane >> 2, q = lane & 3, unit = lane & 7, sub = lane >> 3, steps = (K + 63) / 64, row0 = blockIdx.x * (SWIGLU ? 8 : 16);
-    const uint32_t base = smem_u32(matvec_shared);
-    const bf16 *from[4];   // rows sub, sub + 4, sub + 8, sub + 12 of the 16
-    bool has[4];
+// y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
+// products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight are zero, w the second: so a
+// warp needs no more than 8 rows of w, and narrow matrices have enough warps. While a stage is multiplied, the next one's operands are fetched. x is read once a block: all
+// warps of the card want the same line of it at the same time, and one slice of the L2 would serve them in turn (measured: half of the time). SWIGLU: w is gate (O, K) and up
+// (O, K), y = silu(gate x) * (up x), rounded in between as by two kernels; of the tiles the first half are rows of gate, the others the same of up, and one thread has both.
+template <int TILES, bool SWIGLU> __global__ static void __launch_bounds__(MATVEC_WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t ldx, int64_t ldy, int N, int K, int O) {
+    extern __shared__ __align__(128) uint8_t matvec_shared[];   // (MATVEC_WARPS, MATVEC_BYTES) of w; (2, N, MATVEC_CHUNK) of x
+    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, STAGE = TILES * 8 * 256, STAGES = MATVEC_BYTES / STAGE, CHUNK_STEPS = MATVEC_CHUNK / 128;
+    static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1 && MATVEC_CHUNK == MATVEC_WARPS * 32 * 8, "a chunk of x has come when it is needed; a thread copies 16 bytes of each row of it");
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * MATVEC_WARPS + warp) * OWN * 8;
+    const uint32_t w_base = smem_u32(matvec_shared) + warp * MATVEC_BYTES, x_base = smem_u32(matvec_shared) + MATVEC_WARPS * MATVEC_BYTES;
+    auto x_place = [&](int chunk, int n, int u) { return x_base + ((chunk & 1) * N + n) * (MATVEC_CHUNK * 2) + ((u ^ n) << 4); };   // 16-byte unit u of row n
+    const bf16 *from[TILES * 4];   // this lane's 16 bytes of step 0 in rows sub, sub + 2, ...
+    bool has[TILES * 4];
     #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const int r = j * 4 + sub, o = SWIGLU ? row0 + r % 8 : row0 + r;
+    for (int j = 0; j < TILES * 4; j++) {
+        const int r = j * 2 + sub, o = row0 + (SWIGLU ? r % (OWN * 8) : r);
         has[j] = o < O;
-        from[j] = w + ((int64_t)(has[j] ? o : 0) + (SWIGLU && r >= 8 ? O : 0)) * K + unit * 8;
+        from[j] = has[j] ? w + ((int64_t)o + (SWIGLU && r >= OWN * 8 ? O : 0)) * K + unit * 8 : w;
     }
-    auto load_w = [&](int i) {
-        const uint32_t to = base + i % MATVEC_STAGES * MATVEC_STAGE;
-        #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int r = j * 4 + sub;
-            const bool there = has[j] && i * 64 + unit * 8 < K;
-            cp_async16(to + r * 128 + ((unit ^ (r & 7)) << 4), there ? from[j] + i * 64 : w, there);
-        }
+    auto load_w = [&](int i, int slot, int j) {   // a quarter of the warp's rows: j of TILES * 4
+        const int r = j * 2 + sub;
+        const bool there = has[j] && i * 128 + unit * 8 < K;
+        cp_async16(w_base + slot * STAGE + r * 256 + ((unit ^ (r & 7)) << 4), there ? from[j] + i * 128 : w, there);
     };
-    auto x_place = [&](int i, int r) { return base + i % MATVEC_STAGES * MATVEC_STAGE + 2048 + r * 128 + ((unit ^ r) << 4); };
+    auto load_x = [&](int chunk) {
+        const int c = chunk * MATVEC_CHUNK + threadIdx.x * 8;
+        for (int n = 0; n < N; n++) cp_async16(x_place(chunk, n, threadIdx.x), c < K ? x + n * ldx + c : x, c < K);
+    };
     #pragma unroll 1
-    for (int i = 0; i < MATVEC_STAGES - 1; i++) { if (i < steps) load_w(i); cp_async_commit(); }   // no weight hangs on the kernel before
+    for (int i = 0; i < STAGES - 1; i++) {   // no weight hangs on the kernel before
+        #pragma unroll
+        for (int j = 0; j < TILES * 4; j++) if (i < steps) load_w(i, i, j);
+        cp_async_commit();
+    }
     let_next_begin();
     wait_for_previous();
-    #pragma unroll 4
-    for (int i = 0; i < MATVEC_STAGES - 1; i++)
-        #pragma unroll
-        for (int j = 0; j < 2; j++) {   // x of the same pieces, by hand: a group of copies behind all those would have to be waited for with them
-            const int r = j * 4 + sub;
-            uint4 v = make_uint4(0, 0, 0, 0);
-            if (r < N && i * 64 + unit * 8 < K) v = *reinterpret_cast<const uint4 *>(x + (int64_t)r * K + i * 64 + unit * 8);
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(i, r)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-        }
-    float d[4] = {0, 0, 0, 0};
-    #pragma unroll 1
-    for (int i = 0; i < steps; i++) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(MATVEC_STAGES - 2) : "memory");
-        __syncwarp();
-        const int next = i + MATVEC_STAGES - 1;
-        if (next < steps) {
-            load_w(next);
-            #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const int r = j * 4 + sub;
-                const bool there = r < N && next * 64 + unit * 8 < K;
-                cp_async16(x_place(next, r), there ? x + (int64_t)r * K + next * 64 + unit * 8 : x, there);
-            }
-        }
-        cp_async_commit();
-        const uint32_t at = base + i % MATVEC_STAGES * MATVEC_STAGE;
-        uint32_t fw[4][4], fx[2][4];
-        #pragma unroll
-        for (int k = 0; k < 2; k++) ldsm_x4(fx[k], at + 2048 + (lane & 7) * 128 + (((k * 4 + (lane >> 3)) ^ (lane & 7)) << 4));
-        #pragma unroll
-        for (int k = 0; k < 4; k++) ldsm_x4(fw[k], at + (lane & 15) * 128 + (((k * 2 + (lane >> 4)) ^ (lane & 7)) << 4));
-        #pragma unroll
-        for (int k = 0; k < 4; k++) mma_bf16(d, fw[k], fx[k / 2][k % 2 * 2], fx[k / 2][k % 2 * 2 + 1]);
+    for (int n = 0; n < N; n++) {   // the first chunk by hand: behind all those copies it would have to wait for them
+        const int c = threadIdx.x * 8;
+        const uint4 v = c < K ? *reinterpret_cast<const uint4 *>(x + n * ldx + c) : make_uint4(0, 0, 0, 0);
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(0, n, threadIdx.x)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
     }
+    load_x(1);
+    cp_async_commit();
+    uint32_t fx[2][4][4], fw[2][TILES][4][4];   // of each pair of sixteens: first half and second of the one, of the other
+    const int row = lane & 7, x_row = row < N ? row : N - 1;   // rows of x that are not there: any, their sums are dropped
+    auto fetch = [&](int i, int slot, int k, uint32_t (&tx)[4][4], uint32_t (&tw)[TILES][4][4]) {
+        ldsm_x4(tx[k], x_place(i / CHUNK_STEPS, x_row, i % CHUNK_STEPS * 16 + k * 4 + (lane >> 3)));
+        #pragma unroll
+        for (int t = 0; t < TILES; t++) ldsm_x4(tw[t][k], w_base + slot * STAGE + (t * 8 + row) * 256 + (((k * 4 + (lane >> 3)) ^ row) << 4));
+    };
+    float d[TILES][4];
     #pragma unroll
-    for (int e = 0; e < 2; e++) {   // d: rows g and g + 8 of w, rows 2 q and 2 q + 1 of x
-        const int n = 2 * q + e;
-        if (n >= N) continue;
-        if constexpr (SWIGLU) {
-            const float gate = __bfloat162float(__float2bfloat16_rn(d[e])), up = __bfloat162float(__float2bfloat16_rn(d[2 + e]));
-            if (row0 + g < O) y[n * ldy + row0 + g] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
-        } else
+    for (int t = 0; t < TILES * 4; t++) d[t / 4][t % 4] = 0.0f;
+    asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+    __syncthreads();
+    #pragma unroll
+    for (int k = 0; k < 4; k++) fetch(0, 0, k, fx[0], fw[0]);
+    int fetch_slot = 1, load_slot = STAGES - 1;   // of step i + 1; of step i + STAGES - 1, which takes the place of step i - 1: its operands have been multiplied
+    auto step = [&](int i, uint32_t (&tx)[4][4], uint32_t (&tw)[TILES][4][4], uint32_t (&nx)[4][4], uint32_t (&nw)[TILES][4][4]) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 3) : "memory");
+        const bool turn = (i + 1) % CHUNK_STEPS == 0 && i + 1 < steps;   // the next step begins a chunk: all threads' copies of it have come, and all have done with the last one
+        if (turn) __syncthreads(); else __syncwarp();
+        #pragma unroll
+        for (int k = 0; k < 8; k++) {   // a product waits 33 clocks for the one before: fetches and copies are issued in between
+            const uint32_t a[4] = {tx[k / 2][k % 2 * 2], 0, tx[k / 2][k % 2 * 2 + 1], 0};
             #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int o = row0 + g + 8 * h;
-                if (o >= O) continue;
-                float s = d[2 * h + e];
+            for (int t = 0; t < TILES; t++) mma_bf16(d[t], a, tw[t][k / 2][k % 2 * 2], tw[t][k / 2][k % 2 * 2 + 1]);
+            if (k < 4) { if (i + 1 < steps) fetch(i + 1, fetch_slot, k, nx, nw); }
+            else if (i + STAGES - 1 < steps)
+                #pragma unroll
+                for (int j = 0; j < TILES; j++) load_w(i + STAGES - 1, load_slot, (k - 4) * TILES + j);
+        }
+        if (turn) load_x((i + 1) / CHUNK_STEPS + 1);
+        cp_async_commit();
+        fetch_slot = fetch_slot + 1 == STAGES ? 0 : fetch_slot + 1;
+        load_slot = load_slot + 1 == STAGES ? 0 : load_slot + 1;
+    };
+    #pragma unroll 1
+    for (int i = 0; i < steps; i += 2) {
+        step(i, fx[0], fw[0], fx[1], fw[1]);
+        if (i + 1 < steps) step(i + 1, fx[1], fw[1], fx[0], fw[0]);
+    }
+    const int n = lane >> 2;   // d: row n of x, rows 2 (lane % 4) and the next of each tile of w
+    if (n >= N) return;
+    #pragma unroll
+    for (int t = 0; t < OWN; t++)
+        #pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int o = row0 + t * 8 + 2 * (lane & 3) + e;
+            if (o >= O) continue;
+            if constexpr (SWIGLU) {
+                const float gate = __bfloat162float(__float2bfloat16_rn(d[t][e])), up = __bfloat162float(__float2bfloat16_rn(d[OWN + t][e]));
+                y[n * ldy + o] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
+            } else {
+                float s = d[t][e] * scale;
                 if (residual) s += __bfloat162float(residual[n * ldy + o]);
                 if (bias) s += __bfloat162float(bias[o]);
                 y[n * ldy + o] = __float2bfloat16_rn(s);
             }
-    }
+        }
 }
 static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
-template <bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
-    CHECK(matvec_possible(N) && K % 8 == 0);
+template <int TILES, bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    CHECK(matvec_possible(N) && K % 8 == 0 && ldx % 8 == 0);
     static bool allowed = false;
+    const int w_bytes = MATVEC_WARPS * MATVEC_BYTES, x_bytes = 2 * MATVEC_CHUNK * 2 /* of a row */;
     if (!allowed) {
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<SWIGLU>, cudaFuncAttributeMaxDynamicSharedMemorySize, MATVEC_STAGES * MATVEC_STAGE));
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<SWIGLU>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + MATVEC_ROWS * x_bytes));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
         allowed = true;
     }
-    launch_early(matvec_kernel<SWIGLU>, dim3((unsigned)ceil_div(O, SWIGLU ? 8 : 16)), 32, MATVEC_STAGES * MATVEC_STAGE, stream, y, x, w, bias, residual, ldy, (int)N, (int)K, (int)O);
+    launch_early(matvec_kernel<TILES, SWIGLU>, dim3((unsigned)ceil_div(O, (SWIGLU ? TILES / 2 : TILES) * 8 * MATVEC_WARPS)), MATVEC_WARPS * 32, w_bytes + (int)N * x_bytes, stream, y, x, w, bias, residual, scale, ldx, ldy, (int)N, (int)K, (int)O);
 }
-static inline void matvec(bf16 *y, int64_t ldy, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
-    matvec_launch<false>(y, ldy, x, w, bias, residual, N, K, O, stream);
+// Narrow matrices have a warp for every 8 rows, wide ones for every 16
+static inline void matvec(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    if (O / 8 < 12 * device_multiprocessors()) matvec_launch<1, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
+    else matvec_launch<2, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
 }
 // y (N, F) = silu(x gate^T) * (x up^T), w: gate (F, K) and behind it up (F, K)
-static inline void matvec_swiglu(bf16 *y, const bf16 *x, const bf16 *w, int64_t N, int64_t K, int64_t F, cudaStream_t stream) { matvec_launch<true>(y, F, x, w, NULL, NULL, N, K, F, stream); }
+static inline void matvec_swiglu(bf16 *y, const bf16 *x, const bf16 *w, int64_t N, int64_t K, int64_t F, cudaStream_t stream) { matvec_launch<2, true>(y, F, x, K, w, NULL, NULL, 1.0f, N, K, F, stream); }
 #endif
 #endif

@@ -168,10 +168,11 @@ static inline GemmShape shape_dweight(int64_t N, int64_t K, int64_t O, int64_t l
 static inline void matmul_forward(Gemm *g, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
     gemm_run(g, shape_forward(N, K, O, ldy, residual != NULL, bias != NULL), w, x, residual, y, bias, stream);
 }
-// the same for generation: the first N of `rows` rows are wanted; the others are there, whatever they hold
-static inline GemmShape shape_generate(int64_t rows, int64_t K, int64_t O, int64_t ldy, bool residual, bool bias) { GemmShape s = shape_forward(rows, K, O, ldy, residual, bias); s.unsplit = true; return s; }
-static inline void matmul_generate(Gemm *g, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t rows, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
-    gemm_run(g, shape_generate(rows, K, O, ldy, residual != NULL, bias != NULL), w, x, residual, y, bias, stream);
+// the same for generation, y = scale x w^T ..., x with rows ldx apart: the first ones of `rows` rows are wanted, the others are there, whatever they hold
+static inline GemmShape shape_generate(int64_t rows, int64_t K, int64_t O, int64_t ldx, int64_t ldy, bool residual, bool bias, float scale) {
+    GemmShape s = gemm_shape(O, rows, K, K, ldx, ldy, true, false, residual, bias, false);
+    s.unsplit = true; s.inside = ldx != K; s.scale = scale;   // ldx is not K where an adapter reads its own columns
+    return s;
 }
 // dx (N, K) = or += dy (N, O; row stride ldy) w
 static inline void matmul_backward_input(Gemm *g, real *dx, const real *dy, const real *w, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
