@@ -1303,13 +1303,18 @@ static void layers_generate(Model *m) {
     rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)m->config.rms_norm_eps, m->stream);
 }
 
-// Starting a few hundred kernels takes the host longer than one token's work takes the GPU; a graph of them is started at once. A call is recorded when its shape
-// comes the second time: many never come again.
+// Of a small model, starting a few hundred kernels takes the host longer than their work takes the GPU; a graph of them is started at once. But the GPU does not begin before
+// all of a graph is handed over (0.3 to 1.3 ms for 290 kernels on an H200's host), so a large model's kernels are started one by one: the host is ahead from the first
+// layer on. A call is recorded when its shape comes the second time: many never come again.
+static bool graphs_pay(const Model *m) {
+    const double weights = (double)m->num_parameters * sizeof(real), starts = 9.0 * (double)m->config.num_layers;
+    return weights / 4e12 < starts * 5e-6;   // seconds that the weights take to be read at some H200's speed; seconds of the host
+}
 void model_generate_forward(Model *m, const Call *c) {
     CHECK(m->keys && c->N >= 1 && c->N <= m->B * m->T);
     upload_call(m, c);
     m->plain = m->adapter_off;
-    if (m->call.tiles || !decode_possible(m->config.num_heads, m->config.num_kv_heads, m->config.head_dim)) { layers_generate(m); return; }
+    if (m->call.tiles || !graphs_pay(m) || !decode_possible(m->config.num_heads, m->config.num_kv_heads, m->config.head_dim)) { layers_generate(m); return; }
     int i = 0;
     const int64_t splits = decode_splits(m->call.longest);
     while (i < m->num_graphs && !(m->graphs[i].N == c->N && m->graphs[i].width == c->width && m->graphs[i].splits == splits && m->graphs[i].plain == m->plain)) i++;

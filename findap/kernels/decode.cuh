@@ -327,58 +327,83 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, const bf16 *k, c
 // ---------------------------------------------------------------------------------------------------------------------
 // a few rows times a matrix
 
-enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_WARPS = 4, MATVEC_BYTES = 20480 /* of w that a warp has under way */, MATVEC_CHUNK = 1024 /* columns of x that lie in shared memory at a time, twice */ };
+enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_WARPS = 4, MATVEC_CHUNK = 2048 /* columns of x that lie in shared memory at a time, twice */, MATVEC_AHEAD = 40 << 20 /* bytes of a matrix that the L2 takes whole */ };
+// bytes of w that a warp has under way: narrow matrices have one block a multiprocessor, wide ones two
+constexpr int matvec_bytes(int tiles) { return tiles == 1 ? 32768 : 20480; }
 
 // y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
 // products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight are zero, w the second: so a
 // warp needs no more than 8 rows of w, and narrow matrices have enough warps. While a stage is multiplied, the next one's operands are fetched. x is read once a block: all
 // warps of the card want the same line of it at the same time, and one slice of the L2 would serve them in turn (measured: half of the time). SWIGLU: w is gate (O, K) and up
 // (O, K), y = silu(gate x) * (up x), rounded in between as by two kernels; of the tiles the first half are rows of gate, the others the same of up, and one thread has both.
-template <int TILES, bool SWIGLU> __global__ static void __launch_bounds__(MATVEC_WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t ldx, int64_t ldy, int N, int K, int O) {
-    extern __shared__ __align__(128) uint8_t matvec_shared[];   // (MATVEC_WARPS, MATVEC_BYTES) of w; (2, N, MATVEC_CHUNK) of x
-    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, STAGE = TILES * 8 * 256, STAGES = MATVEC_BYTES / STAGE, CHUNK_STEPS = MATVEC_CHUNK / 128;
-    static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1 && MATVEC_CHUNK == MATVEC_WARPS * 32 * 8, "a chunk of x has come when it is needed; a thread copies 16 bytes of each row of it");
+// The inner loop is a chain of dependent products with everything else issued between them; a warp has a scheduler to itself, so each instruction counts: addresses
+// are registers plus constants, and EVEN, K a multiple of 256 and O one of the block's rows, knows no ends.
+template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bounds__(MATVEC_WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t ldx, int64_t ldy, int N, int K, int O, bool ahead) {
+    extern __shared__ __align__(128) uint8_t matvec_shared[];   // (MATVEC_WARPS, BYTES) of w; (2, N, MATVEC_CHUNK) of x
+    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, BYTES = matvec_bytes(TILES), STAGE = TILES * 8 * 256, STAGES = BYTES / STAGE, CHUNK_STEPS = MATVEC_CHUNK / 128, PARTS = MATVEC_CHUNK / (MATVEC_WARPS * 32 * 8);
+    static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1, "a chunk of x has come when it is needed");
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * MATVEC_WARPS + warp) * OWN * 8;
-    const uint32_t w_base = smem_u32(matvec_shared) + warp * MATVEC_BYTES, x_base = smem_u32(matvec_shared) + MATVEC_WARPS * MATVEC_BYTES;
-    auto x_place = [&](int chunk, int n, int u) { return x_base + ((chunk & 1) * N + n) * (MATVEC_CHUNK * 2) + ((u ^ n) << 4); };   // 16-byte unit u of row n
-    const bf16 *from[TILES * 4];   // this lane's 16 bytes of step 0 in rows sub, sub + 2, ...
+    const uint32_t w_base = smem_u32(matvec_shared) + warp * BYTES, x_base = smem_u32(matvec_shared) + MATVEC_WARPS * BYTES, x_buffer = N * (MATVEC_CHUNK * 2);
+    // 16-byte unit u of row r of a stage of w lies at r * 256 + (u ^ r % 8) * 16, of row n of a chunk of x at n * MATVEC_CHUNK * 2 + (u ^ n) * 16: what ldmatrix reads at a time lies in different banks
+    const bf16 *from[TILES * 4];   // this lane's 16 bytes of rows sub, sub + 2, ...: of the step that is copied next
+    uint32_t to[4];                // where they go, of rows 0 to 7 of the first stage
     bool has[TILES * 4];
     #pragma unroll
     for (int j = 0; j < TILES * 4; j++) {
         const int r = j * 2 + sub, o = row0 + (SWIGLU ? r % (OWN * 8) : r);
-        has[j] = o < O;
+        has[j] = EVEN || o < O;
         from[j] = has[j] ? w + ((int64_t)o + (SWIGLU && r >= OWN * 8 ? O : 0)) * K + unit * 8 : w;
+        if (j < 4) to[j] = w_base + r * 256 + ((unit ^ r) << 4);
     }
-    auto load_w = [&](int i, int slot, int j) {   // a quarter of the warp's rows: j of TILES * 4
-        const int r = j * 2 + sub;
-        const bool there = has[j] && i * 128 + unit * 8 < K;
-        cp_async16(w_base + slot * STAGE + r * 256 + ((unit ^ (r & 7)) << 4), there ? from[j] + i * 128 : w, there);
+    auto load_w = [&](int i, uint32_t slot, int j) {   // of TILES * 4; behind the end nothing is read
+        const bool there = i < steps && (EVEN || (has[j] && i * 128 + unit * 8 < K));
+        cp_async16(to[j % 4] + slot + j / 4 * 2048, EVEN || there ? from[j] : w, there);
     };
+    auto x_place = [&](int chunk, int n, int u) { return x_base + (chunk & 1) * x_buffer + n * (MATVEC_CHUNK * 2) + ((u ^ n) << 4); };
     auto load_x = [&](int chunk) {
-        const int c = chunk * MATVEC_CHUNK + threadIdx.x * 8;
-        for (int n = 0; n < N; n++) cp_async16(x_place(chunk, n, threadIdx.x), c < K ? x + n * ldx + c : x, c < K);
+        for (int n = 0; n < N; n++)
+            #pragma unroll
+            for (int p = 0; p < PARTS; p++) {
+                const int u = p * MATVEC_WARPS * 32 + threadIdx.x, c = chunk * MATVEC_CHUNK + u * 8;
+                cp_async16(x_place(chunk, n, u), c < K ? x + n * ldx + c : x, c < K);
+            }
     };
     #pragma unroll 1
     for (int i = 0; i < STAGES - 1; i++) {   // no weight hangs on the kernel before
         #pragma unroll
-        for (int j = 0; j < TILES * 4; j++) if (i < steps) load_w(i, i, j);
+        for (int j = 0; j < TILES * 4; j++) { load_w(i, i * STAGE, j); from[j] += 128; }
         cp_async_commit();
     }
     let_next_begin();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    if (EVEN && ahead && unit == 0)   // attention is about to leave the memory idle for longer than that takes: the rest of the rows into the L2
+        #pragma unroll
+        for (int j = 0; j < TILES * 4; j++)
+            if ((STAGES - 1) * 128 < K) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from[j]), "r"((K - (STAGES - 1) * 128) * 2) : "memory");
+#endif
     wait_for_previous();
-    for (int n = 0; n < N; n++) {   // the first chunk by hand: behind all those copies it would have to wait for them
-        const int c = threadIdx.x * 8;
-        const uint4 v = c < K ? *reinterpret_cast<const uint4 *>(x + n * ldx + c) : make_uint4(0, 0, 0, 0);
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(0, n, threadIdx.x)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-    }
+    for (int n = 0; n < N; n++)   // the first chunk by hand: behind all those copies it would have to wait for them
+        #pragma unroll
+        for (int p = 0; p < PARTS; p++) {
+            const int u = p * MATVEC_WARPS * 32 + threadIdx.x;
+            const uint4 v = u * 8 < K ? *reinterpret_cast<const uint4 *>(x + n * ldx + u * 8) : make_uint4(0, 0, 0, 0);
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(0, n, u)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+        }
     load_x(1);
     cp_async_commit();
-    uint32_t fx[2][4][4], fw[2][TILES][4][4];   // of each pair of sixteens: first half and second of the one, of the other
-    const int row = lane & 7, x_row = row < N ? row : N - 1;   // rows of x that are not there: any, their sums are dropped
-    auto fetch = [&](int i, int slot, int k, uint32_t (&tx)[4][4], uint32_t (&tw)[TILES][4][4]) {
-        ldsm_x4(tx[k], x_place(i / CHUNK_STEPS, x_row, i % CHUNK_STEPS * 16 + k * 4 + (lane >> 3)));
+    // Operands of a step: fw[t][k / 2]: of tile t both halves of two sixteens; fx[k]: the two halves of sixteen k, each twice, since rows 8 to 15 of a product are those above again
+    uint32_t fx[2][8][4], fw[2][TILES][4][4], at_x[4], at_w[2];
+    {
+        const int row = lane & 7, x_row = row < N ? row : N - 1;   // rows of x that are not there: any, their sums are dropped
         #pragma unroll
-        for (int t = 0; t < TILES; t++) ldsm_x4(tw[t][k], w_base + slot * STAGE + (t * 8 + row) * 256 + (((k * 4 + (lane >> 3)) ^ row) << 4));
+        for (int k = 0; k < 4; k++) at_x[k] = x_base + x_row * (MATVEC_CHUNK * 2) + (((k * 2 + (lane >> 4)) ^ x_row) << 4);
+        #pragma unroll
+        for (int k = 0; k < 2; k++) at_w[k] = w_base + row * 256 + (((k * 4 + (lane >> 3)) ^ row) << 4);
+    }
+    auto fetch_x = [&](uint32_t (&tx)[8][4], int k, uint32_t offset) { ldsm_x4(tx[k], at_x[k % 4] + offset + k / 4 * 128); };
+    auto fetch_w = [&](uint32_t (&tw)[TILES][4][4], int k, uint32_t slot) {
+        #pragma unroll
+        for (int t = 0; t < TILES; t++) ldsm_x4(tw[t][k], at_w[k % 2] + slot + k / 2 * 128 + t * 2048);
     };
     float d[TILES][4];
     #pragma unroll
@@ -386,32 +411,36 @@ template <int TILES, bool SWIGLU> __global__ static void __launch_bounds__(MATVE
     asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
     __syncthreads();
     #pragma unroll
-    for (int k = 0; k < 4; k++) fetch(0, 0, k, fx[0], fw[0]);
-    int fetch_slot = 1, load_slot = STAGES - 1;   // of step i + 1; of step i + STAGES - 1, which takes the place of step i - 1: its operands have been multiplied
-    auto step = [&](int i, uint32_t (&tx)[4][4], uint32_t (&tw)[TILES][4][4], uint32_t (&nx)[4][4], uint32_t (&nw)[TILES][4][4]) {
+    for (int k = 0; k < 8; k++) { fetch_x(fx[0], k, 0); if (k < 4) fetch_w(fw[0], k, 0); }
+    uint32_t fetch_slot = STAGE, load_slot = (STAGES - 1) * STAGE, x_offset = 256;   // of step i + 1; of step i + STAGES - 1, which takes the place of step i - 1: its operands have been multiplied
+    auto step = [&](int i, uint32_t (&tx)[8][4], uint32_t (&tw)[TILES][4][4], uint32_t (&nx)[8][4], uint32_t (&nw)[TILES][4][4]) {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 3) : "memory");
-        const bool turn = (i + 1) % CHUNK_STEPS == 0 && i + 1 < steps;   // the next step begins a chunk: all threads' copies of it have come, and all have done with the last one
-        if (turn) __syncthreads(); else __syncwarp();
+        const bool turn = (i + 1) % CHUNK_STEPS == 0;   // the next step begins a chunk: all threads' copies of it have come, and all have done with the last one
+        if (turn) { __syncthreads(); x_offset = (i + 1) / CHUNK_STEPS % 2 * x_buffer; } else __syncwarp();
         #pragma unroll
-        for (int k = 0; k < 8; k++) {   // a product waits 33 clocks for the one before: fetches and copies are issued in between
-            const uint32_t a[4] = {tx[k / 2][k % 2 * 2], 0, tx[k / 2][k % 2 * 2 + 1], 0};
+        for (int k = 0; k < 8; k++) {
             #pragma unroll
-            for (int t = 0; t < TILES; t++) mma_bf16(d[t], a, tw[t][k / 2][k % 2 * 2], tw[t][k / 2][k % 2 * 2 + 1]);
-            if (k < 4) { if (i + 1 < steps) fetch(i + 1, fetch_slot, k, nx, nw); }
-            else if (i + STAGES - 1 < steps)
+            for (int t = 0; t < TILES; t++) mma_bf16(d[t], tx[k], tw[t][k / 2][k % 2 * 2], tw[t][k / 2][k % 2 * 2 + 1]);
+            fetch_x(nx, k, x_offset);
+            if (k < 4) fetch_w(nw, k, fetch_slot);
+            else
                 #pragma unroll
                 for (int j = 0; j < TILES; j++) load_w(i + STAGES - 1, load_slot, (k - 4) * TILES + j);
         }
         if (turn) load_x((i + 1) / CHUNK_STEPS + 1);
         cp_async_commit();
-        fetch_slot = fetch_slot + 1 == STAGES ? 0 : fetch_slot + 1;
-        load_slot = load_slot + 1 == STAGES ? 0 : load_slot + 1;
+        #pragma unroll
+        for (int j = 0; j < TILES * 4; j++) from[j] += 128;
+        x_offset += 256;
+        fetch_slot = fetch_slot == (STAGES - 1) * STAGE ? 0 : fetch_slot + STAGE;
+        load_slot = load_slot == (STAGES - 1) * STAGE ? 0 : load_slot + STAGE;
     };
     #pragma unroll 1
     for (int i = 0; i < steps; i += 2) {
         step(i, fx[0], fw[0], fx[1], fw[1]);
-        if (i + 1 < steps) step(i + 1, fx[1], fw[1], fx[0], fw[0]);
+        if (EVEN || i + 1 < steps) step(i + 1, fx[1], fw[1], fx[0], fw[0]);
     }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
     const int n = lane >> 2;   // d: row n of x, rows 2 (lane % 4) and the next of each tile of w
     if (n >= N) return;
     #pragma unroll
@@ -432,16 +461,21 @@ template <int TILES, bool SWIGLU> __global__ static void __launch_bounds__(MATVE
         }
 }
 static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
-template <int TILES, bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
-    CHECK(matvec_possible(N) && K % 8 == 0 && ldx % 8 == 0);
+template <int TILES, bool SWIGLU, bool EVEN> static void matvec_launch_one(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, int64_t rows, cudaStream_t stream) {
     static bool allowed = false;
-    const int w_bytes = MATVEC_WARPS * MATVEC_BYTES, x_bytes = 2 * MATVEC_CHUNK * 2 /* of a row */;
+    const int w_bytes = MATVEC_WARPS * matvec_bytes(TILES), x_bytes = 2 * MATVEC_CHUNK * 2 /* of a row */;
     if (!allowed) {
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + MATVEC_ROWS * x_bytes));
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + MATVEC_ROWS * x_bytes));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
         allowed = true;
     }
-    launch_early(matvec_kernel<TILES, SWIGLU>, dim3((unsigned)ceil_div(O, (SWIGLU ? TILES / 2 : TILES) * 8 * MATVEC_WARPS)), MATVEC_WARPS * 32, w_bytes + (int)N * x_bytes, stream, y, x, w, bias, residual, scale, ldx, ldy, (int)N, (int)K, (int)O);
+    launch_early(matvec_kernel<TILES, SWIGLU, EVEN>, dim3((unsigned)ceil_div(O, rows)), MATVEC_WARPS * 32, w_bytes + (int)N * x_bytes, stream, y, x, w, bias, residual, scale, ldx, ldy, (int)N, (int)K, (int)O, 2 * K * O <= MATVEC_AHEAD);
+}
+template <int TILES, bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    CHECK(matvec_possible(N) && K % 8 == 0 && ldx % 8 == 0);
+    const int64_t rows = (SWIGLU ? TILES / 2 : TILES) * 8 * MATVEC_WARPS;
+    if (K % 256 == 0 && O % rows == 0) matvec_launch_one<TILES, SWIGLU, true>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, rows, stream);
+    else matvec_launch_one<TILES, SWIGLU, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, rows, stream);
 }
 // Narrow matrices have a warp for every 8 rows, wide ones for every 16
 static inline void matvec(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {

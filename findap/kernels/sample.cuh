@@ -1,13 +1,13 @@
 // sample.cuh: the next token of each row of logits, as sample.h defines it: repetition penalty, temperature, a cut by top-k, top-p and min-p, the largest of what is left plus
 // Gumbel noise. One block a row.
 //
-// Bound by bytes as long as nothing is cut off: the logits are read twice, for the maximum and for the draw. The cut by top-k and top-p is found without sorting: logits,
+// Bound by bytes as long as nothing is cut off: the logits are read twice, for the maximum and for the draw; by greedy rows once. The cut by top-k and top-p is found without sorting: logits,
 // as integers of the same order, are counted by their highest eight bits, then, inside the one range where the cut lies, by the next eight, and so on: four passes
 // each. Probabilities are summed as integers (2^-40), so no order of threads decides. Noise is the same function of seed, position and token as on the CPU, in double; most
 // tokens are out of question by a bound in float before.
 #ifndef FINDAP_KERNELS_SAMPLE_CUH
 #define FINDAP_KERNELS_SAMPLE_CUH
-#include "cuda.cuh"         // defines: real, block_max, CUDA_CHECK
+#include "cuda.cuh"         // defines: real, Pack, load_pack, block_max, CUDA_CHECK
 #include "findap/sample.h"  // defines: SampleRow, random_uniform
 
 typedef struct {
@@ -47,14 +47,23 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS) sample_kernel(int32_t *
         for (int i = thread; i < s.num_seen; i += SAMPLE_THREADS) atomicOr(&seen_bits[all_seen[s.seen + i] / 32], 1u << all_seen[s.seen + i] % 32);
         __syncthreads();
     }
-    auto z = [&](int v) {
-        float y = to_float(x[v]);
+    auto z = [&](int v, float y) {
         if (s.num_seen && seen_bits[v / 32] >> v % 32 & 1) y = y < 0 ? y * s.penalty : __fdiv_rn(y, s.penalty);
-        return s.temperature == 0 ? y : __fdiv_rn(y, s.temperature);
+        return s.temperature == 0 || s.temperature == 1 ? y : __fdiv_rn(y, s.temperature);
+    };
+    auto each = [&](auto visit) {   // visit(v, z of v) for this thread's tokens, in rising order
+        constexpr int P = Pack<real>::size;
+        for (int j = thread; j * P < V; j += SAMPLE_THREADS) {
+            const Pack<real> pack = load_pack(x + j * P);
+            #pragma unroll
+            for (int k = 0; k < P; k++) if (j * P + k < V) visit(j * P + k, z(j * P + k, to_float(pack.at[k])));
+        }
     };
     float maximum = -INFINITY;
-    for (int v = thread; v < V; v += SAMPLE_THREADS) maximum = fmaxf(maximum, z(v));
-    maximum = block_max(maximum, shared);
+    if (s.temperature != 0) {
+        each([&](int, float y) { maximum = fmaxf(maximum, y); });
+        maximum = block_max(maximum, shared);
+    }
 
     // The largest key such that the weights of all keys from it upwards are at least `wanted`; only keys from `least` on count
     auto find = [&](unsigned long long wanted, uint32_t least, auto weight) {
@@ -63,14 +72,12 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS) sample_kernel(int32_t *
             for (int i = thread; i < SAMPLE_COPIES * 256; i += SAMPLE_THREADS) counts[i / 256][i % 256] = 0;
             __syncthreads();
             const uint32_t begun = prefix;
-            for (int v = thread; v < V; v += SAMPLE_THREADS) {
-                const float y = z(v);
+            each([&](int, float y) {
                 const uint32_t key = sample_key(y);
-                if (key >= least && (shift == 24 || key >> (shift + 8) == begun >> (shift + 8))) {
-                    const unsigned long long w = weight(y);
-                    if (w) atomicAdd(&counts[thread / 32 % SAMPLE_COPIES][key >> shift & 255], w);
-                }
-            }
+                if (key < least || (shift < 24 && key >> (shift + 8) != begun >> (shift + 8))) return;
+                const unsigned long long w = weight(y);
+                if (w) atomicAdd(&counts[thread / 32 % SAMPLE_COPIES][key >> shift & 255], w);
+            });
             __syncthreads();
             if (thread < 256) for (int i = 1; i < SAMPLE_COPIES; i++) counts[0][thread] += counts[i][thread];
             __syncthreads();
@@ -90,7 +97,7 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS) sample_kernel(int32_t *
         unsigned long long mine = 0;
         if (thread == 0) left = 0;
         __syncthreads();
-        for (int v = thread; v < V; v += SAMPLE_THREADS) { const float y = z(v); if (sample_key(y) >= cut) mine += mass(y); }
+        each([&](int, float y) { if (sample_key(y) >= cut) mine += mass(y); });
         atomicAdd(&left, mine);
         __syncthreads();
         const unsigned long long wanted = (unsigned long long)ceil(s.top_p * (double)left);
@@ -102,17 +109,16 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS) sample_kernel(int32_t *
 
     double best = -INFINITY;
     int token = 0x7fffffff;
-    for (int v = thread; v < V; v += SAMPLE_THREADS) {
-        const float y = z(v);
-        if (y < lowest || (double)y < low || y == -INFINITY) continue;
-        if (s.temperature == 0) { if ((double)y > best) { best = y; token = v; } continue; }
+    each([&](int v, float y) {
+        if (s.temperature == 0) { if ((double)y > best) { best = y; token = v; } return; }
+        if (y < lowest || (double)y < low || y == -INFINITY) return;
         const double u = random_uniform(s.seed, s.position, (uint64_t)v);
         // -log(-log u) in float is right to 1e-5 where u is not near 1; there -log u is 1 - u
         const float rough = u > 0.999 ? -__logf((float)(1.0 - u)) : -__logf(-__logf((float)u));
-        if ((double)(y + rough) + 0.05 < best) continue;
+        if ((double)(y + rough) + 0.05 < best) return;
         const double value = (double)y - log(-log(u));
         if (value > best) { best = value; token = v; }
-    }
+    });
     #pragma unroll
     for (int m = 16; m > 0; m >>= 1) {
         const double other = __shfl_xor_sync(0xffffffffu, best, m);
