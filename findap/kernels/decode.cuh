@@ -329,7 +329,7 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, const bf16 *k, c
 
 enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_WARPS = 4, MATVEC_CHUNK = 2048 /* columns of x that lie in shared memory at a time, twice */, MATVEC_AHEAD = 40 << 20 /* bytes of a matrix that the L2 takes whole */ };
 // bytes of w that a warp has under way: narrow matrices have one block a multiprocessor, wide ones two
-constexpr int matvec_bytes(int tiles) { return tiles == 1 ? 32768 : 20480; }
+template <int TILES> struct MatvecBytes { enum { value = TILES == 1 ? 32768 : 20480 }; };
 
 // y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
 // products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight are zero, w the second: so a
@@ -340,7 +340,7 @@ constexpr int matvec_bytes(int tiles) { return tiles == 1 ? 32768 : 20480; }
 // are registers plus constants, and EVEN, K a multiple of 256 and O one of the block's rows, knows no ends.
 template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bounds__(MATVEC_WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t ldx, int64_t ldy, int N, int K, int O, bool ahead) {
     extern __shared__ __align__(128) uint8_t matvec_shared[];   // (MATVEC_WARPS, BYTES) of w; (2, N, MATVEC_CHUNK) of x
-    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, BYTES = matvec_bytes(TILES), STAGE = TILES * 8 * 256, STAGES = BYTES / STAGE, CHUNK_STEPS = MATVEC_CHUNK / 128, PARTS = MATVEC_CHUNK / (MATVEC_WARPS * 32 * 8);
+    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, BYTES = MatvecBytes<TILES>::value, STAGE = TILES * 8 * 256, STAGES = BYTES / STAGE, CHUNK_STEPS = MATVEC_CHUNK / 128, PARTS = MATVEC_CHUNK / (MATVEC_WARPS * 32 * 8);
     static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1, "a chunk of x has come when it is needed");
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * MATVEC_WARPS + warp) * OWN * 8;
     const uint32_t w_base = smem_u32(matvec_shared) + warp * BYTES, x_base = smem_u32(matvec_shared) + MATVEC_WARPS * BYTES, x_buffer = N * (MATVEC_CHUNK * 2);
@@ -463,7 +463,7 @@ template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bou
 static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
 template <int TILES, bool SWIGLU, bool EVEN> static void matvec_launch_one(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, int64_t rows, cudaStream_t stream) {
     static bool allowed = false;
-    const int w_bytes = MATVEC_WARPS * matvec_bytes(TILES), x_bytes = 2 * MATVEC_CHUNK * 2 /* of a row */;
+    const int w_bytes = MATVEC_WARPS * MatvecBytes<TILES>::value, x_bytes = 2 * MATVEC_CHUNK * 2 /* of a row */;
     if (!allowed) {
         CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + MATVEC_ROWS * x_bytes));
         CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
