@@ -1193,7 +1193,7 @@ static const real *adapters_generate(Model *m, int64_t l, int s, real *y, int64_
     return y;
 }
 
-// The library's algorithms for the sizes that decoding has; larger ones, of prompts, take its first choice. Before pages take the memory.
+// The library's algorithms for the sizes that decoding has and for full calls; what lies between takes its first choice. Before pages take the memory.
 static void tune_generation(Model *m) {
     const Config *c = &m->config;
     const int64_t room = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, A = c->num_heads * c->head_dim, W = A + 2 * c->num_kv_heads * c->head_dim;
@@ -1203,7 +1203,7 @@ static void tune_generation(Model *m) {
     real *a, *b;
     char *d, *d2;
     int *differs;
-    const int64_t inputs = c->vocab_size > 2 * F ? c->vocab_size * C : 2 * F * C, outputs = 256 * (m->ldv > 2 * F ? m->ldv : 2 * F);
+    const int64_t big = c->vocab_size > 2 * F ? c->vocab_size * C : 2 * F * C, inputs = big > room * F ? big : room * F, most = room * 2 * F, outputs = 256 * m->ldv > most ? 256 * m->ldv : most;
     size_t available = 0, total;
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     if ((int64_t)available < 2 * (2 * inputs + 2 * outputs)) return;
@@ -1214,9 +1214,9 @@ static void tune_generation(Model *m) {
     CUDA_CHECK(cudaMalloc((void **)&differs, sizeof(int)));
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(a, inputs, 1);
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(b, inputs, 2);
-    for (int64_t rows : {64, 128, 256})
+    for (int64_t rows : {(int64_t)64, (int64_t)128, (int64_t)256, room - room % 256})   // and a call that is full of prompts
         for (const auto &p : products) {
-            if (generate_rows(rows, p.O == c->vocab_size ? m->head_rows : room) != rows) continue;
+            if (rows == 0 || generate_rows(rows, p.O == c->vocab_size ? m->head_rows : room) != rows || (rows > 256 && p.O == c->vocab_size)) continue;
             char name[64];
             snprintf(name, sizeof name, "%s, %d rows", p.name, (int)rows);
             GemmShape s = shape_generate(rows, p.K, p.O, p.K, p.ldy, p.residual, p.bias, 1.0f);

@@ -130,6 +130,7 @@ FN int32_t page_take(Engine *e) {   // the page that has been free longest; it l
 FN Engine *engine_new(Model *m, const Tokenizer *t, int64_t batch, int64_t room, int64_t longest, int64_t num_pages) {
     Engine *e = (Engine *)xcalloc(1, sizeof(Engine));
     CHECK(room >= batch && num_pages <= INT32_MAX);
+    if (room - room % 256 >= batch && room > 256) room -= room % 256;   // a GPU computes pieces of 256 anyway
     e->model = m; e->tokenizer = t; e->batch = batch; e->room = room; e->num_pages = num_pages; e->call.width = pages_for(longest);
     model_pages(m, num_pages);
     e->pages = (Page *)xcalloc(num_pages, sizeof(Page));

@@ -327,9 +327,9 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, const bf16 *k, c
 // ---------------------------------------------------------------------------------------------------------------------
 // a few rows times a matrix
 
-enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_WARPS = 4, MATVEC_CHUNK = 2048 /* columns of x that lie in shared memory at a time, twice */, MATVEC_AHEAD = 40 << 20 /* bytes of a matrix that the L2 takes whole */ };
-// bytes of w that a warp has under way: narrow matrices have one block a multiprocessor, wide ones two
-template <int TILES> struct MatvecBytes { enum { value = TILES == 1 ? 32768 : 20480 }; };
+// A warp has MATVEC_BYTES of w on their way into shared memory, and the L2 is asked for what comes MATVEC_AHEAD steps later: shared memory is kept small so that a multiprocessor
+// has room for blocks of the next product while this one runs
+enum { MATVEC_ROWS = 8 /* most rows of x */, MATVEC_BYTES = 16384, MATVEC_AHEAD = 16 };
 
 // y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
 // products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight are zero, w the second: so a
@@ -338,13 +338,13 @@ template <int TILES> struct MatvecBytes { enum { value = TILES == 1 ? 32768 : 20
 // (O, K), y = silu(gate x) * (up x), rounded in between as by two kernels; of the tiles the first half are rows of gate, the others the same of up, and one thread has both.
 // The inner loop is a chain of dependent products with everything else issued between them; a warp has a scheduler to itself, so each instruction counts: addresses
 // are registers plus constants, and EVEN, K a multiple of 256 and O one of the block's rows, knows no ends.
-template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bounds__(MATVEC_WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t ldx, int64_t ldy, int N, int K, int O, bool ahead) {
-    extern __shared__ __align__(128) uint8_t matvec_shared[];   // (MATVEC_WARPS, BYTES) of w; (2, N, MATVEC_CHUNK) of x
-    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, BYTES = MatvecBytes<TILES>::value, STAGE = TILES * 8 * 256, STAGES = BYTES / STAGE, CHUNK_STEPS = MATVEC_CHUNK / 128, PARTS = MATVEC_CHUNK / (MATVEC_WARPS * 32 * 8);
+template <int TILES, int WARPS, bool SWIGLU, bool EVEN> __global__ static void __launch_bounds__(WARPS * 32) matvec_kernel(bf16 *y, const bf16 *x, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t ldx, int64_t ldy, int N, int K, int O) {
+    extern __shared__ __align__(128) uint8_t matvec_shared[];   // (WARPS, MATVEC_BYTES) of w; (2, N, CHUNK) of x
+    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, STAGE = TILES * 8 * 256, STAGES = MATVEC_BYTES / STAGE, CHUNK = WARPS * 32 * 8 /* columns of x that lie in shared memory at a time, twice */, CHUNK_STEPS = CHUNK / 128;
     static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1, "a chunk of x has come when it is needed");
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * MATVEC_WARPS + warp) * OWN * 8;
-    const uint32_t w_base = smem_u32(matvec_shared) + warp * BYTES, x_base = smem_u32(matvec_shared) + MATVEC_WARPS * BYTES, x_buffer = N * (MATVEC_CHUNK * 2);
-    // 16-byte unit u of row r of a stage of w lies at r * 256 + (u ^ r % 8) * 16, of row n of a chunk of x at n * MATVEC_CHUNK * 2 + (u ^ n) * 16: what ldmatrix reads at a time lies in different banks
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * WARPS + warp) * OWN * 8;
+    const uint32_t w_base = smem_u32(matvec_shared) + warp * MATVEC_BYTES, x_base = smem_u32(matvec_shared) + WARPS * MATVEC_BYTES, x_buffer = N * (CHUNK * 2);
+    // 16-byte unit u of row r of a stage of w lies at r * 256 + (u ^ r % 8) * 16, of row n of a chunk of x at n * CHUNK * 2 + (u ^ n) * 16: what ldmatrix reads at a time lies in different banks
     const bf16 *from[TILES * 4];   // this lane's 16 bytes of rows sub, sub + 2, ...: of the step that is copied next
     uint32_t to[4];                // where they go, of rows 0 to 7 of the first stage
     bool has[TILES * 4];
@@ -359,14 +359,15 @@ template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bou
         const bool there = i < steps && (EVEN || (has[j] && i * 128 + unit * 8 < K));
         cp_async16(to[j % 4] + slot + j / 4 * 2048, EVEN || there ? from[j] : w, there);
     };
-    auto x_place = [&](int chunk, int n, int u) { return x_base + (chunk & 1) * x_buffer + n * (MATVEC_CHUNK * 2) + ((u ^ n) << 4); };
+    auto x_place = [&](int chunk, int n) { return x_base + (chunk & 1) * x_buffer + n * (CHUNK * 2) + (((int)threadIdx.x ^ n) << 4); };
     auto load_x = [&](int chunk) {
-        for (int n = 0; n < N; n++)
-            #pragma unroll
-            for (int p = 0; p < PARTS; p++) {
-                const int u = p * MATVEC_WARPS * 32 + threadIdx.x, c = chunk * MATVEC_CHUNK + u * 8;
-                cp_async16(x_place(chunk, n, u), c < K ? x + n * ldx + c : x, c < K);
-            }
+        const int c = chunk * CHUNK + threadIdx.x * 8;
+        for (int n = 0; n < N; n++) cp_async16(x_place(chunk, n), c < K ? x + n * ldx + c : x, c < K);
+    };
+    // a lane asks for one line of a row of each tile, half a step of it
+    const bf16 *line = w + ((int64_t)(row0 + (lane >> 1 & 7)) + (SWIGLU && lane >= 16 ? O : 0)) * K + (lane & 1) * 64;
+    auto ask = [&](int i) {
+        if (EVEN && i < steps && lane < TILES * 16) asm volatile("prefetch.global.L2 [%0];" ::"l"(line + i * 128 + (SWIGLU || lane < 16 ? 0 : 8 * (int64_t)K)));
     };
     #pragma unroll 1
     for (int i = 0; i < STAGES - 1; i++) {   // no weight hangs on the kernel before
@@ -375,20 +376,14 @@ template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bou
         cp_async_commit();
     }
     let_next_begin();
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if (EVEN && ahead && unit == 0)   // attention is about to leave the memory idle for longer than that takes: the rest of the rows into the L2
-        #pragma unroll
-        for (int j = 0; j < TILES * 4; j++)
-            if ((STAGES - 1) * 128 < K) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from[j]), "r"((K - (STAGES - 1) * 128) * 2) : "memory");
-#endif
+    #pragma unroll 1
+    for (int i = STAGES - 1; i < STAGES - 1 + MATVEC_AHEAD; i++) ask(i);
     wait_for_previous();
-    for (int n = 0; n < N; n++)   // the first chunk by hand: behind all those copies it would have to wait for them
-        #pragma unroll
-        for (int p = 0; p < PARTS; p++) {
-            const int u = p * MATVEC_WARPS * 32 + threadIdx.x;
-            const uint4 v = u * 8 < K ? *reinterpret_cast<const uint4 *>(x + n * ldx + u * 8) : make_uint4(0, 0, 0, 0);
-            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(0, n, u)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-        }
+    for (int n = 0; n < N; n++) {   // the first chunk by hand: behind all those copies it would have to wait for them
+        const int c = threadIdx.x * 8;
+        const uint4 v = c < K ? *reinterpret_cast<const uint4 *>(x + n * ldx + c) : make_uint4(0, 0, 0, 0);
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(0, n)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+    }
     load_x(1);
     cp_async_commit();
     // Operands of a step: fw[t][k / 2]: of tile t both halves of two sixteens; fx[k]: the two halves of sixteen k, each twice, since rows 8 to 15 of a product are those above again
@@ -396,7 +391,7 @@ template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bou
     {
         const int row = lane & 7, x_row = row < N ? row : N - 1;   // rows of x that are not there: any, their sums are dropped
         #pragma unroll
-        for (int k = 0; k < 4; k++) at_x[k] = x_base + x_row * (MATVEC_CHUNK * 2) + (((k * 2 + (lane >> 4)) ^ x_row) << 4);
+        for (int k = 0; k < 4; k++) at_x[k] = x_base + x_row * (CHUNK * 2) + (((k * 2 + (lane >> 4)) ^ x_row) << 4);
         #pragma unroll
         for (int k = 0; k < 2; k++) at_w[k] = w_base + row * 256 + (((k * 4 + (lane >> 3)) ^ row) << 4);
     }
@@ -429,6 +424,7 @@ template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bou
         }
         if (turn) load_x((i + 1) / CHUNK_STEPS + 1);
         cp_async_commit();
+        ask(i + STAGES - 1 + MATVEC_AHEAD);
         #pragma unroll
         for (int j = 0; j < TILES * 4; j++) from[j] += 128;
         x_offset += 256;
@@ -461,28 +457,30 @@ template <int TILES, bool SWIGLU, bool EVEN> __global__ static void __launch_bou
         }
 }
 static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
-template <int TILES, bool SWIGLU, bool EVEN> static void matvec_launch_one(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, int64_t rows, cudaStream_t stream) {
+template <int TILES, int WARPS, bool SWIGLU, bool EVEN> static void matvec_launch_one(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, int64_t rows, cudaStream_t stream) {
     static bool allowed = false;
-    const int w_bytes = MATVEC_WARPS * MatvecBytes<TILES>::value, x_bytes = 2 * MATVEC_CHUNK * 2 /* of a row */;
+    const int w_bytes = WARPS * MATVEC_BYTES, x_bytes = 2 * WARPS * 32 * 8 * 2 /* of a row */;
     if (!allowed) {
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + MATVEC_ROWS * x_bytes));
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, SWIGLU, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, WARPS, SWIGLU, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + MATVEC_ROWS * x_bytes));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, WARPS, SWIGLU, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
         allowed = true;
     }
-    launch_early(matvec_kernel<TILES, SWIGLU, EVEN>, dim3((unsigned)ceil_div(O, rows)), MATVEC_WARPS * 32, w_bytes + (int)N * x_bytes, stream, y, x, w, bias, residual, scale, ldx, ldy, (int)N, (int)K, (int)O, 2 * K * O <= MATVEC_AHEAD);
+    launch_early(matvec_kernel<TILES, WARPS, SWIGLU, EVEN>, dim3((unsigned)ceil_div(O, rows)), WARPS * 32, w_bytes + (int)N * x_bytes, stream, y, x, w, bias, residual, scale, ldx, ldy, (int)N, (int)K, (int)O);
 }
-template <int TILES, bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+template <int TILES, int WARPS, bool SWIGLU> static void matvec_launch(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
     CHECK(matvec_possible(N) && K % 8 == 0 && ldx % 8 == 0);
-    const int64_t rows = (SWIGLU ? TILES / 2 : TILES) * 8 * MATVEC_WARPS;
-    if (K % 256 == 0 && O % rows == 0) matvec_launch_one<TILES, SWIGLU, true>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, rows, stream);
-    else matvec_launch_one<TILES, SWIGLU, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, rows, stream);
+    const int64_t rows = (SWIGLU ? TILES / 2 : TILES) * 8 * WARPS;
+    if (K % 256 == 0 && O % rows == 0) matvec_launch_one<TILES, WARPS, SWIGLU, true>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, rows, stream);
+    else matvec_launch_one<TILES, WARPS, SWIGLU, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, rows, stream);
 }
-// Narrow matrices have a warp for every 8 rows, wide ones for every 16
+// Narrow matrices have a warp for every 8 rows, as many in a block as it takes to have one block a multiprocessor; wide ones have a warp for every 16
 static inline void matvec(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const bf16 *w, const bf16 *bias, const bf16 *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
-    if (O / 8 < 12 * device_multiprocessors()) matvec_launch<1, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
-    else matvec_launch<2, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
+    const int64_t warps = ceil_div(O, 8), each = device_multiprocessors();
+    if (warps <= 4 * each) matvec_launch<1, 4, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
+    else if (warps <= 6 * each) matvec_launch<1, 6, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
+    else matvec_launch<2, 4, false>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, stream);
 }
 // y (N, F) = silu(x gate^T) * (x up^T), w: gate (F, K) and behind it up (F, K)
-static inline void matvec_swiglu(bf16 *y, const bf16 *x, const bf16 *w, int64_t N, int64_t K, int64_t F, cudaStream_t stream) { matvec_launch<2, true>(y, F, x, K, w, NULL, NULL, 1.0f, N, K, F, stream); }
+static inline void matvec_swiglu(bf16 *y, const bf16 *x, const bf16 *w, int64_t N, int64_t K, int64_t F, cudaStream_t stream) { matvec_launch<2, 4, true>(y, F, x, K, w, NULL, NULL, 1.0f, N, K, F, stream); }
 #endif
 #endif
