@@ -149,6 +149,7 @@ struct Model {
     int64_t num_pages;
     float *decode_part;      // (decode_part_count)
     int64_t decode_part_count;
+    int32_t *arrivals;       // (B*T, NKV) zeros between calls
     Upload call_upload, sample_upload;
     PagedCall call;          // of the last model_generate_forward
     CallGraph graphs[MAX_GRAPHS];
@@ -625,7 +626,7 @@ void model_free(Model *m) {
     upload_free(&m->batch_upload); upload_free(&m->head_upload);
     cudaFreeHost(m->results);
     upload_free(&m->call_upload); upload_free(&m->sample_upload);
-    cudaFree(m->call_upload.device); cudaFree(m->sample_upload.device); cudaFree(m->keys); cudaFree(m->values); cudaFree(m->decode_part); cudaFree(m->sampled);
+    cudaFree(m->call_upload.device); cudaFree(m->sample_upload.device); cudaFree(m->keys); cudaFree(m->values); cudaFree(m->decode_part); cudaFree(m->arrivals); cudaFree(m->sampled);
     if (m->sampled_host) cudaFreeHost(m->sampled_host);
     for (int i = 0; i < m->num_graphs; i++) if (m->graphs[i].exec) cudaGraphExecDestroy(m->graphs[i].exec);
     for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) { cudaEventDestroy(m->began[i]); cudaEventDestroy(m->updated[i]); }
@@ -1175,7 +1176,10 @@ static int64_t generate_rows(int64_t N, int64_t room) {
 // y (N, ldy) = scale x (N, ldx) w^T ...: any number of rows, the same bits for each: a few by matvec, more by the library's unsplit sums. room: rows that x and y have
 static void generate_product(Model *m, real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t room, int64_t K, int64_t O) {
     if (sizeof(real) == 4) matmul_plain(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
-    else if (matvec_possible(N)) matvec(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
+    else if (matvec_possible(N)) {
+        const Matvec v = {y, x, w, bias, residual, NULL, scale, 0, ldx, ldy, (int)N, (int)K, (int)O};
+        matvec(&v, m->stream);
+    }
     else gemm_run(&m->gemm, shape_generate(generate_rows(N, room), K, O, ldx, ldy, residual != NULL, bias != NULL, scale), w, x, residual, y, bias, m->stream);
 }
 static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy) {
@@ -1238,6 +1242,8 @@ void model_pages(Model *m, int64_t pages) {
     CUDA_CHECK(cudaMemsetAsync(m->keys, 0, (size_t)bytes, m->stream));
     CUDA_CHECK(cudaMemsetAsync(m->values, 0, (size_t)bytes, m->stream));
     if (m->decode_part_count) CUDA_CHECK(cudaMalloc((void **)&m->decode_part, (size_t)m->decode_part_count * sizeof(float)));
+    CUDA_CHECK(cudaMalloc((void **)&m->arrivals, (size_t)(room * c->num_kv_heads) * sizeof(int32_t)));
+    CUDA_CHECK(cudaMemsetAsync(m->arrivals, 0, (size_t)(room * c->num_kv_heads) * sizeof(int32_t), m->stream));
     CUDA_CHECK(cudaMalloc((void **)&m->sampled, (size_t)m->head_rows * sizeof(int32_t)));
     CUDA_CHECK(cudaMallocHost((void **)&m->sampled_host, (size_t)m->head_rows * 2 * sizeof(int32_t)));
 }
@@ -1278,18 +1284,30 @@ static void layer_generate(Model *m, int64_t l, real *next) {
     real *k = m->keys + l * pages_numbers(c, m->num_pages), *v = m->values + l * pages_numbers(c, m->num_pages);
     Layer *y = &m->layers[l];
     cudaStream_t s = m->stream;
-    rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
-    const real *added = adapters_generate(m, l, 0, y->qkv, W, y->norm1, NULL, N);
-    generate_matmul(m, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, room, C, W, W);       // q, k, v in one
-    rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
-    if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, &m->call, m->decode_part, m->decode_part_count, NH, NKV, HD, s);
+    const bool fused = matvec_norm_possible(N, C) && (m->plain || !m->lora.rank);   // of a token or two, norms and SwiGLU are part of the products: every kernel between two others costs time
+    const real *added = NULL;
+    if (fused) {
+        const Matvec v = {y->qkv, y->x, param(m, "q", l), param(m, "q_bias", l), NULL, param(m, "norm1", l), 1.0f, (float)c->rms_norm_eps, C, W, (int)N, (int)C, (int)W};
+        matvec(&v, s);
+    } else {
+        rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
+        added = adapters_generate(m, l, 0, y->qkv, W, y->norm1, NULL, N);
+        generate_matmul(m, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, room, C, W, W);   // q, k, v in one
+    }
+    const bool turns = fused && !m->call.tiles && decode_possible(NH, NKV, HD);   // attention itself turns q and k
+    if (!turns) rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
+    if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, turns ? m->rope_table : NULL, &m->call, m->decode_part, m->decode_part_count, m->arrivals, NH, NKV, HD, s);
     else attention_pages_plain(y->att, y->qkv, k, v, &m->call, NH, NKV, HD, s);
     added = adapters_generate(m, l, 1, y->x2, C, y->att, y->x, N);
     generate_matmul(m, y->x2, y->att, param(m, "o", l), NULL, added, N, room, A, C, C);                            // x2 = x + ...
-    rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
-    added = adapters_generate(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N);
-    if (!added && matvec_possible(N)) matvec_swiglu(y->act, y->norm2, param(m, "gate", l), N, C, F, s);
-    else {
+    if (!fused) {
+        rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
+        added = adapters_generate(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N);
+    }
+    if (fused || (!added && matvec_possible(N))) {
+        const Matvec v = {y->act, fused ? y->x2 : y->norm2, param(m, "gate", l), NULL, NULL, fused ? param(m, "norm2", l) : NULL, 1.0f, (float)c->rms_norm_eps, C, F, (int)N, (int)C, (int)F};
+        matvec_swiglu(&v, s);
+    } else {
         generate_matmul(m, y->gate_up, y->norm2, param(m, "gate", l), NULL, added, N, room, C, 2 * F, 2 * F);      // gate, up in one
         swiglu_forward(y->act, y->gate_up, N, F, s);
     }

@@ -3,6 +3,7 @@
 #include "ladder.cuh"                      // defines: Array, ladder_*, expect*
 #include "../findap/kernels/decode.cuh"    // defines: kv_store, decode_attention, matvec
 #include "../findap/kernels/matmul.cuh"    // defines: Gemm, matmul_forward
+#include "../findap/kernels/rmsnorm.cuh"   // defines: rmsnorm_forward
 #include "../findap/kernels/sample.cuh"    // defines: sample_tokens, sample_settings
 #include <memory>                          // defines: std::unique_ptr
 
@@ -82,9 +83,18 @@ static std::vector<double> reference(const Problem &p) {
         }
     return out;
 }
+static int32_t *zeros(void) {   // arrivals: attention leaves them as it found them
+    static Array<int32_t> z(std::vector<int32_t>(1 << 16, 0));
+    return z.at;
+}
+static bool still_zeros(void) {
+    std::vector<int32_t> x(1 << 16);
+    CUDA_CHECK(cudaMemcpy(x.data(), zeros(), x.size() * 4, cudaMemcpyDeviceToHost));
+    return *std::max_element(x.begin(), x.end()) == 0;
+}
 static void attend(const Problem &p, real *out) {
     const PagedCall c = p.call(0, p.N, p.longest);
-    decode_attention(out, p.query->at, p.keys->at, p.values->at, &c, p.part->at, p.scratch, p.NH, p.NKV, p.HD, 0);
+    decode_attention(out, p.query->at, p.keys->at, p.values->at, NULL, &c, p.part->at, p.scratch, zeros(), p.NH, p.NKV, p.HD, 0);
 }
 static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length) {
     char shape[160];
@@ -107,10 +117,28 @@ static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vect
         const int64_t longest = length[(size_t)n];
         Array<float> part(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
         const PagedCall c = p.call(n, 1, longest);
-        decode_attention(one.at, p.query->at + n * p.W, p.keys->at, p.values->at, &c, part.at, decode_scratch(1, NH, HD, longest), NH, NKV, HD, 0);
+        decode_attention(one.at, p.query->at + n * p.W, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(1, NH, HD, longest), zeros(), NH, NKV, HD, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
     }
     expect(same, "a row alone has other bits", shape);
+    // the last token's q and k turned by attention itself, k and v put into their pages by it: as by rope_store, in the output and in the pages
+    std::vector<float> table((size_t)(p.longest * HD));
+    for (size_t i = 0; i < table.size(); i += 2) { table[i] = cosf(0.01f * (float)i); table[i + 1] = sinf(0.01f * (float)i); }
+    Array<float> turn(table);
+    Array<real> qkv(p.N * p.W), fresh(p.N * NH * HD);
+    qkv.copy(*p.query);
+    const PagedCall c = p.call(0, p.N, p.longest);
+    const std::vector<real> keys = p.keys->get(), values = p.values->get();
+    decode_attention(fresh.at, p.query->at, p.keys->at, p.values->at, turn.at, &c, p.part->at, p.scratch, zeros(), NH, NKV, HD, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    const std::vector<real> keys_fresh = p.keys->get(), values_fresh = p.values->get();
+    p.keys->put(keys); p.values->put(values);
+    rope_store(qkv.at, p.keys->at, p.values->at, turn.at, &c, NH, NKV, HD, 0);
+    decode_attention(again.at, qkv.at, p.keys->at, p.values->at, NULL, &c, p.part->at, p.scratch, zeros(), NH, NKV, HD, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    expect(same_bits(fresh.get(), again.get()) && fresh.fences_stand(), "with RoPE in it other bits than behind rope_store", shape);
+    expect(same_bits(keys_fresh, p.keys->get()) && same_bits(values_fresh, p.values->get()), "with RoPE in it other pages than by rope_store", shape);
+    expect(still_zeros(), "arrivals are not zero afterwards", shape);
 }
 
 // Rows of prompts, side by side in tiles: each has the bits that it has alone. pieces: (first position, tokens) of each sequence
@@ -133,8 +161,8 @@ static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<s
     Array<real> qkv(N * W, 9, 1.0f), out(N * NH * HD), goes(N * NH * HD);
     Array<float> part(std::max<int64_t>(1, decode_scratch(N, NH, HD, p.longest)));
     const PagedCall c = {N, p.max_pages, num_tiles, p.longest, NULL, at.at, of.at, p.table->at, tile.at, tiles.data()};
-    decode_attention(out.at, qkv.at, p.keys->at, p.values->at, &c, part.at, decode_scratch(N, NH, HD, p.longest), NH, NKV, HD, 0);
-    decode_attention(goes.at, qkv.at, p.keys->at, p.values->at, &c, part.at, decode_scratch(2 * most, NH, HD, p.longest), NH, NKV, HD, 0);   // two tiles at a time
+    decode_attention(out.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(N, NH, HD, p.longest), zeros(), NH, NKV, HD, 0);
+    decode_attention(goes.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(2 * most, NH, HD, p.longest), zeros(), NH, NKV, HD, 0);   // two tiles at a time
     CUDA_CHECK(cudaDeviceSynchronize());
     expect(same_bits(out.get(), goes.get()) && out.fences_stand(), "other bits in several goes", shape);
     const std::vector<real> all = out.get();
@@ -144,7 +172,7 @@ static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<s
         const int64_t longest = positions[(size_t)n] + 1;
         Array<float> own(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
         const PagedCall alone = {1, p.max_pages, 1, longest, NULL, at.at + n, of.at + n, p.table->at, NULL, NULL};
-        decode_attention(one.at, qkv.at + n * W, p.keys->at, p.values->at, &alone, own.at, decode_scratch(1, NH, HD, longest), NH, NKV, HD, 0);
+        decode_attention(one.at, qkv.at + n * W, p.keys->at, p.values->at, NULL, &alone, own.at, decode_scratch(1, NH, HD, longest), zeros(), NH, NKV, HD, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
     }
     expect(same, "a row alone has other bits", shape);
@@ -153,11 +181,15 @@ static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<s
 // ---------------------------------------------------------------------------------------------------------------------
 // a few rows times a matrix
 
+static void matvec_of(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O) {
+    const Matvec m = {y, x, w, bias, residual, NULL, scale, 0, K, ldy, (int)N, (int)K, (int)O};
+    matvec(&m, 0);
+}
 static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residual) {
     char shape[160];
     snprintf(shape, sizeof shape, "matvec N %lld K %lld O %lld%s%s", (long long)N, (long long)K, (long long)O, bias ? ", bias" : "", residual ? ", residual" : "");
     Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), b(O, 3, 1.0f), r(N * O, 4, 1.0f), y(N * O), one(O);
-    matvec(y.at, O, x.at, K, w.at, bias ? b.at : NULL, residual ? r.at : NULL, 1.0f, N, K, O, 0);
+    matvec_of(y.at, O, x.at, w.at, bias ? b.at : NULL, residual ? r.at : NULL, 1.0f, N, K, O);
     const std::vector<double> xs = x.numbers(), ws = w.numbers(), bs = b.numbers(), rs = r.numbers();
     std::vector<double> want((size_t)(N * O));
     #pragma omp parallel for collapse(2)
@@ -171,7 +203,7 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
     const std::vector<real> all = y.get();
     bool same = true;
     for (int64_t n = 0; n < N; n++) {
-        matvec(one.at, O, x.at + n * K, K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1.0f, 1, K, O, 0);
+        matvec_of(one.at, O, x.at + n * K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1.0f, 1, K, O);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * O, all.begin() + (n + 1) * O));
     }
     expect(same, "a row alone has other bits", shape);
@@ -184,7 +216,7 @@ static void check_unsplit(Gemm *g, int64_t N, int64_t K, int64_t O, bool residua
     Array<real> x(N * K, 1, 1.0f), w(O * K, 2, 0.05f), r(N * O, 4, 1.0f), y(N * O), z(N * O);
     const float scale = residual ? 1.0f : 1.7f;
     gemm_run(g, shape_generate(N, K, O, K, O, residual, false, scale), w.at, x.at, r.at, y.at, NULL, 0);
-    for (int64_t n = 0; n < N; n += 8) matvec(z.at + n * O, O, x.at + n * K, K, w.at, NULL, residual ? r.at + n * O : NULL, scale, std::min<int64_t>(8, N - n), K, O, 0);
+    for (int64_t n = 0; n < N; n += 8) matvec_of(z.at + n * O, O, x.at + n * K, w.at, NULL, residual ? r.at + n * O : NULL, scale, std::min<int64_t>(8, N - n), K, O);
     CUDA_CHECK(cudaDeviceSynchronize());
     const std::vector<real> a = y.get(), b = z.get();
     int64_t differ = 0;
@@ -197,11 +229,24 @@ static void check_swiglu(int64_t N, int64_t K, int64_t F) {
     char shape[160];
     snprintf(shape, sizeof shape, "matvec_swiglu N %lld K %lld F %lld", (long long)N, (long long)K, (long long)F);
     Array<real> x(N * K, 1, 1.0f), w(2 * F * K, 2, 0.05f), gate_up(N * 2 * F), y(N * F), z(N * F);
-    matvec(gate_up.at, 2 * F, x.at, K, w.at, NULL, NULL, 1.0f, N, K, 2 * F, 0);
+    matvec_of(gate_up.at, 2 * F, x.at, w.at, NULL, NULL, 1.0f, N, K, 2 * F);
     swiglu_forward(y.at, gate_up.at, N, F, 0);
-    matvec_swiglu(z.at, x.at, w.at, N, K, F, 0);
+    Matvec m = {z.at, x.at, w.at, NULL, NULL, NULL, 1.0f, 1e-5f, K, F, (int)N, (int)K, (int)F};
+    matvec_swiglu(&m, 0);
     CUDA_CHECK(cudaDeviceSynchronize());
     expect(same_bits(y.get(), z.get()) && z.fences_stand(), "other bits than in two kernels", shape);
+    if (!matvec_norm_possible(N, K)) return;
+    Array<real> weight(K, 3, 1.0f), normed(N * K), p(N * 2 * F), q(N * 2 * F);
+    Array<float> rstd(N);
+    rmsnorm_forward(normed.at, rstd.at, x.at, weight.at, N, K, 1e-5f, 0);
+    matvec_of(p.at, 2 * F, normed.at, w.at, NULL, NULL, 1.0f, N, K, 2 * F);
+    swiglu_forward(y.at, p.at, N, F, 0);
+    m.norm = weight.at;
+    matvec_swiglu(&m, 0);
+    m.y = q.at; m.ldy = 2 * F; m.O = (int)(2 * F);
+    matvec(&m, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    expect(same_bits(y.get(), z.get()) && same_bits(p.get(), q.get()) && z.fences_stand() && q.fences_stand(), "with the norm in it other bits than in several kernels", shape);
 }
 
 // the next tokens are sample.h's, for one setting, rows of logits of which some are equal
@@ -284,7 +329,7 @@ static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t
     const double bytes = 2.0 * (double)(K * O);
     if (ladder_wants(l, 1) && N == 1) ladder_rung(l, 1, "a thread an element", bytes, 0, [&](int s) { plain_matvec_kernel<<<(unsigned)ceil_div(N * O, 256), 256>>>(y.at, x.at, w.at + s * O * K, N, K, O); });
     if (ladder_wants(l, 2)) ladder_rung(l, 2, "cuBLASLt's first choice", bytes, 0, [&](int s) { matmul_forward(g, y.at, x.at, w.at + s * O * K, NULL, NULL, N, K, O, O, 0); });
-    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: a warp a block, 8 to 32 rows of the matrix, each a chain; copies 7 stages ahead", bytes, 0, [&](int s) { matvec(y.at, O, x.at, K, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O, 0); });
+    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: a warp a block, 8 to 32 rows of the matrix, each a chain; copies ahead", bytes, 0, [&](int s) { matvec_of(y.at, O, x.at, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O); });
 }
 
 int main(int argc, char **argv) {
@@ -321,7 +366,7 @@ int main(int argc, char **argv) {
             check_tiles(14, 2, HD, {{0, 21}});
             check_tiles(2, 1, HD, {{600, 20}, {0, 600}});
         }
-        for (int64_t N : {1, 3, 8}) for (int64_t K : {64, 104, 2048}) for (int64_t F : {8, 40, 1000}) check_swiglu(N, K, F);
+        for (int64_t N : {1, 2, 3, 8}) for (int64_t K : {64, 104, 2048, 3584, 4096, 8192}) for (int64_t F : {8, 40, 1000, 2048, 9000}) check_swiglu(N, K, F);
         for (int64_t V : {40, 1000, 32003})
             for (double temperature : {0.0, 0.7, 1.0, 3.0}) for (double penalty : {1.0, 1.3}) {
                 check_sample(40, V, {temperature, 0, 1, 0, penalty}); check_sample(40, V, {temperature, 5, 1, 0, penalty}); check_sample(40, V, {temperature, 0, 0.8, 0, penalty});
