@@ -149,7 +149,6 @@ struct Model {
     int64_t num_pages;
     float *decode_part;      // (decode_part_count)
     int64_t decode_part_count;
-    int32_t *arrivals;       // (B*T, NKV) zeros between calls
     Upload call_upload, sample_upload;
     PagedCall call;          // of the last model_generate_forward
     CallGraph graphs[MAX_GRAPHS];
@@ -626,7 +625,7 @@ void model_free(Model *m) {
     upload_free(&m->batch_upload); upload_free(&m->head_upload);
     cudaFreeHost(m->results);
     upload_free(&m->call_upload); upload_free(&m->sample_upload);
-    cudaFree(m->call_upload.device); cudaFree(m->sample_upload.device); cudaFree(m->keys); cudaFree(m->values); cudaFree(m->decode_part); cudaFree(m->arrivals); cudaFree(m->sampled);
+    cudaFree(m->call_upload.device); cudaFree(m->sample_upload.device); cudaFree(m->keys); cudaFree(m->values); cudaFree(m->decode_part); cudaFree(m->sampled);
     if (m->sampled_host) cudaFreeHost(m->sampled_host);
     for (int i = 0; i < m->num_graphs; i++) if (m->graphs[i].exec) cudaGraphExecDestroy(m->graphs[i].exec);
     for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) { cudaEventDestroy(m->began[i]); cudaEventDestroy(m->updated[i]); }
@@ -1242,8 +1241,6 @@ void model_pages(Model *m, int64_t pages) {
     CUDA_CHECK(cudaMemsetAsync(m->keys, 0, (size_t)bytes, m->stream));
     CUDA_CHECK(cudaMemsetAsync(m->values, 0, (size_t)bytes, m->stream));
     if (m->decode_part_count) CUDA_CHECK(cudaMalloc((void **)&m->decode_part, (size_t)m->decode_part_count * sizeof(float)));
-    CUDA_CHECK(cudaMalloc((void **)&m->arrivals, (size_t)(room * c->num_kv_heads) * sizeof(int32_t)));
-    CUDA_CHECK(cudaMemsetAsync(m->arrivals, 0, (size_t)(room * c->num_kv_heads) * sizeof(int32_t), m->stream));
     CUDA_CHECK(cudaMalloc((void **)&m->sampled, (size_t)m->head_rows * sizeof(int32_t)));
     CUDA_CHECK(cudaMallocHost((void **)&m->sampled_host, (size_t)m->head_rows * 2 * sizeof(int32_t)));
 }
@@ -1296,7 +1293,7 @@ static void layer_generate(Model *m, int64_t l, real *next) {
     }
     const bool turns = fused && !m->call.tiles && decode_possible(NH, NKV, HD);   // attention itself turns q and k
     if (!turns) rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
-    if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, turns ? m->rope_table : NULL, &m->call, m->decode_part, m->decode_part_count, m->arrivals, NH, NKV, HD, s);
+    if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, turns ? m->rope_table : NULL, &m->call, m->decode_part, m->decode_part_count, NH, NKV, HD, s);
     else attention_pages_plain(y->att, y->qkv, k, v, &m->call, NH, NKV, HD, s);
     added = adapters_generate(m, l, 1, y->x2, C, y->att, y->x, N);
     generate_matmul(m, y->x2, y->att, param(m, "o", l), NULL, added, N, room, A, C, C);                            // x2 = x + ...

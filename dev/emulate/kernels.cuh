@@ -114,7 +114,7 @@ static int64_t decode_scratch(int64_t, int64_t, int64_t, int64_t) { return 0; }
 static int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return 16 / (NH / NKV) > 1 ? 16 / (NH / NKV) : 1; }
 static bool decode_possible(int64_t, int64_t, int64_t) { return false; }
 static bool matvec_possible(int64_t) { return false; }
-static void decode_attention(real *, const real *, real *, real *, const float *, const PagedCall *, float *, int64_t, int32_t *, int64_t, int64_t, int64_t, cudaStream_t) {}
+static void decode_attention(real *, const real *, real *, real *, const float *, const PagedCall *, float *, int64_t, int64_t, int64_t, int64_t, cudaStream_t) {}
 static bool matvec_norm_possible(int64_t, int64_t) { return false; }
 typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scale, eps; int64_t ldx, ldy; int N, K, O; } Matvec;
 static void matvec(const Matvec *, cudaStream_t) {}
