@@ -368,36 +368,37 @@ typedef struct {
     int N, K, O;
 } Matvec;
 
-// y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has 16 rows of w, a chain of products over K
-// with x as the second operand, and feeds itself by cp.async, 128 columns a stage. While a stage is multiplied, the next one's operands are fetched. x is read once a block: all
+// y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
+// products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight repeat the lower ones, w the second: so a
+// warp needs no more than 8 rows of w, and narrow matrices have enough warps. While a stage is multiplied, the next one's operands are fetched. x is read once a block: all
 // warps of the card want the same line of it at the same time, and one slice of the L2 would serve them in turn (measured: half of the time). SWIGLU: w is gate (O, K) and up
-// (O, K), y = silu(gate x) * (up x), rounded in between as by two kernels; rows 0 to 7 of a product are of gate, 8 to 15 the same of up, and one thread has both.
+// (O, K), y = silu(gate x) * (up x), rounded in between as by two kernels; of the tiles the first half are rows of gate, the others the same of up, and one thread has both.
 // NORM: x is RMSNorm's, with the bits of rmsnorm_forward: every block makes it itself, which takes less time than another kernel between two others; all of x is in shared memory
 // then, else two chunks of it.
 //
 // The inner loop is a chain of dependent products with everything else issued between them; a warp has a scheduler to itself, so each instruction counts: addresses
 // are registers plus constants, and EVEN, K a multiple of 256 and O one of the block's rows, knows no ends. Tried in vain: asking the L2 for lines further ahead (slower by
-// half: each line is then asked for twice); warps of 8 rows (twice as many reads of shared memory, which become the bound).
-template <int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ static void __launch_bounds__(WARPS * 32) matvec_kernel(const __grid_constant__ Matvec m) {
+// half: each line is then asked for twice); warps of 16 rows, w as the first operand (half the reads of shared memory, 3 % slower).
+template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ static void __launch_bounds__(WARPS * 32) matvec_kernel(const __grid_constant__ Matvec m) {
     extern __shared__ __align__(128) uint8_t matvec_shared[];   // (WARPS, STAGES, STAGE) of w; (2, N, CHUNK) or, with NORM, (N, K) of x
-    constexpr int OWN = SWIGLU ? 8 : 16, STAGE = 16 * 256, THREADS = WARPS * 32, CHUNK = STAGES > 8 ? 2048 : 1024, PARTS = CHUNK / (THREADS * 8), CHUNK_STEPS = CHUNK / 128;
-    static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1 && CHUNK % (THREADS * 8) == 0 && (!NORM || WARPS == 4), "a chunk of x has come when it is needed; each thread brings as much of it");
+    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, STAGE = TILES * 8 * 256, THREADS = WARPS * 32, PARTS = STAGES > 10 ? 2 : 1, CHUNK = PARTS * THREADS * 8, CHUNK_STEPS = CHUNK / 128;
+    static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1, "a chunk of x has come when it is needed");
     __shared__ float sums[8];
     const int N = m.N, K = m.K, O = m.O;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * WARPS + warp) * OWN;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * WARPS + warp) * OWN * 8;
     const uint32_t w_base = smem_u32(matvec_shared) + warp * STAGES * STAGE, x_base = smem_u32(matvec_shared) + WARPS * STAGES * STAGE, x_stride = NORM ? steps * 256 : CHUNK * 2, x_buffer = N * x_stride;
     // 16-byte unit u of row r of a stage of w lies at r * 256 + (u ^ r % 8) * 16, of row n of x at n * x_stride + (u ^ n) * 16: what ldmatrix reads at a time lies in different banks
-    const bf16 *from[8];   // this lane's 16 bytes of rows sub, sub + 2, ...: of the step that is copied next
-    uint32_t to[4];        // where they go, of rows 0 to 7 of the first stage
-    bool has[8];
+    const bf16 *from[TILES * 4];   // this lane's 16 bytes of rows sub, sub + 2, ...: of the step that is copied next
+    uint32_t to[4];                // where they go, of rows 0 to 7 of the first stage
+    bool has[TILES * 4];
     #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        const int r = j * 2 + sub, o = row0 + (SWIGLU ? r % 8 : r);
+    for (int j = 0; j < TILES * 4; j++) {
+        const int r = j * 2 + sub, o = row0 + (SWIGLU ? r % (OWN * 8) : r);
         has[j] = EVEN || o < O;
-        from[j] = has[j] ? m.w + ((int64_t)o + (SWIGLU && r >= 8 ? O : 0)) * K + unit * 8 : m.w;
+        from[j] = has[j] ? m.w + ((int64_t)o + (SWIGLU && r >= OWN * 8 ? O : 0)) * K + unit * 8 : m.w;
         if (j < 4) to[j] = w_base + r * 256 + ((unit ^ r) << 4);
     }
-    auto load_w = [&](int i, uint32_t slot, int j) {   // of 8; behind the end nothing is read
+    auto load_w = [&](int i, uint32_t slot, int j) {   // of TILES * 4; behind the end nothing is read
         const bool there = i < steps && (EVEN || (has[j] && i * 128 + unit * 8 < K));
         cp_async16(to[j % 4] + slot + j / 4 * 2048, EVEN || there ? from[j] : m.w, there);
     };
@@ -414,7 +415,7 @@ template <int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ s
     #pragma unroll 1
     for (int i = 0; i < STAGES - 1; i++) {   // no weight hangs on the kernel before
         #pragma unroll
-        for (int j = 0; j < 8; j++) { load_w(i, i * STAGE, j); from[j] += 128; }
+        for (int j = 0; j < TILES * 4; j++) { load_w(i, i * STAGE, j); from[j] += 128; }
         cp_async_commit();
     }
     let_next_begin();
@@ -422,27 +423,28 @@ template <int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ s
     // The first chunk of x by hand: behind all those copies it would have to wait for them
     if constexpr (NORM) {
         for (int n = 0; n < N; n++) {
-            constexpr int MOST = 8;   // 16-byte units of a thread: K at most 8,192. It has the sums of two of rmsnorm_forward's 256 threads, its own and the one 128 further on
+            constexpr int MOST = 8;   // 16-byte units of a thread: K at most 8,192
+            const bool adds = threadIdx.x < 128;   // four warps make it: each thread has the sums of two of rmsnorm_forward's 256, its own and the one 128 further on
             Pack<bf16> v[MOST], weight[MOST];
             float half[2] = {0, 0};
             #pragma unroll
             for (int p = 0; p < MOST; p++)
-                if ((p * 128 + threadIdx.x) * 8 < K) { v[p] = load_pack(m.x + n * m.ldx + (p * 128 + threadIdx.x) * 8); weight[p] = load_pack(m.norm + (p * 128 + threadIdx.x) * 8); }
+                if (adds && (p * 128 + threadIdx.x) * 8 < K) { v[p] = load_pack(m.x + n * m.ldx + (p * 128 + threadIdx.x) * 8); weight[p] = load_pack(m.norm + (p * 128 + threadIdx.x) * 8); }
             #pragma unroll
             for (int p = 0; p < MOST; p++)
-                if ((p * 128 + threadIdx.x) * 8 < K)
+                if (adds && (p * 128 + threadIdx.x) * 8 < K)
                     #pragma unroll
                     for (int k = 0; k < 8; k++) { const float f = to_float(v[p].at[k]); half[p % 2] += f * f; }
             half[0] = warp_sum(half[0]);
             half[1] = warp_sum(half[1]);
             if (n > 0) __syncthreads();
-            if (lane == 0) { sums[warp] = half[0]; sums[4 + warp] = half[1]; }
+            if (adds && lane == 0) { sums[warp] = half[0]; sums[4 + warp] = half[1]; }
             __syncthreads();
             const float r = 1.0f / sqrtf((((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))) / (float)K + m.eps);
             #pragma unroll
             for (int p = 0; p < MOST; p++) {
                 const int u = p * 128 + threadIdx.x;
-                if (u >= steps * 16) break;
+                if (!adds || u >= steps * 16) break;
                 Pack<bf16> out = {};
                 if (u * 8 < K)
                     #pragma unroll
@@ -460,38 +462,46 @@ template <int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ s
         load_x(1);
     }
     cp_async_commit();
-    // Operands of a step: fw[k]: of sixteen k the lower and upper rows' first half, then the second; fx[k / 2]: both halves of two sixteens
-    uint32_t fw[2][8][4], fx[2][4][4], at_w[4], at_x[2];
+    // Operands of a step: fw[t][k / 2]: of tile t both halves of two sixteens; fx[k]: the two halves of sixteen k, each twice
+    uint32_t fx[2][8][4], fw[2][TILES][4][4], at_x[4], at_w[2];
     {
-        const int row = lane & 15, x_row = (lane & 7) < N ? lane & 7 : N - 1;   // rows of x that are not there: any, their sums are dropped
+        const int row = lane & 7, x_row = row < N ? row : N - 1;   // rows of x that are not there: any, their sums are dropped
         #pragma unroll
-        for (int k = 0; k < 4; k++) at_w[k] = w_base + row * 256 + (((k * 2 + (lane >> 4)) ^ (row & 7)) << 4);
+        for (int k = 0; k < 4; k++) at_x[k] = x_base + x_row * x_stride + (((k * 2 + (lane >> 4)) ^ x_row) << 4);
         #pragma unroll
-        for (int k = 0; k < 2; k++) at_x[k] = x_base + x_row * x_stride + (((k * 4 + (lane >> 3)) ^ x_row) << 4);
+        for (int k = 0; k < 2; k++) at_w[k] = w_base + row * 256 + (((k * 4 + (lane >> 3)) ^ row) << 4);
     }
-    auto fetch_w = [&](uint32_t (&tw)[8][4], int k, uint32_t slot) { ldsm_x4(tw[k], at_w[k % 4] + slot + k / 4 * 128); };
-    auto fetch_x = [&](uint32_t (&tx)[4][4], int k, uint32_t offset) { ldsm_x4(tx[k], at_x[k % 2] + offset + k / 2 * 128); };
-    float d[4] = {0, 0, 0, 0};
+    auto fetch_x = [&](uint32_t (&tx)[8][4], int k, uint32_t offset) { ldsm_x4(tx[k], at_x[k % 4] + offset + k / 4 * 128); };
+    auto fetch_w = [&](uint32_t (&tw)[TILES][4][4], int k, uint32_t slot) {
+        #pragma unroll
+        for (int t = 0; t < TILES; t++) ldsm_x4(tw[t][k], at_w[k % 2] + slot + k / 2 * 128 + t * 2048);
+    };
+    float d[TILES][4];
+    #pragma unroll
+    for (int t = 0; t < TILES * 4; t++) d[t / 4][t % 4] = 0.0f;
     asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
     __syncthreads();
     #pragma unroll
-    for (int k = 0; k < 8; k++) { fetch_w(fw[0], k, 0); if (k < 4) fetch_x(fx[0], k, 0); }
+    for (int k = 0; k < 8; k++) { fetch_x(fx[0], k, 0); if (k < 4) fetch_w(fw[0], k, 0); }
     uint32_t fetch_slot = STAGE, load_slot = (STAGES - 1) * STAGE, x_offset = steps > 1 ? 256 : 0;   // of step i + 1; of step i + STAGES - 1, which takes the place of step i - 1: its operands have been multiplied
-    auto step = [&](int i, uint32_t (&tx)[4][4], uint32_t (&tw)[8][4], uint32_t (&nx)[4][4], uint32_t (&nw)[8][4]) {
+    auto step = [&](int i, uint32_t (&tx)[8][4], uint32_t (&tw)[TILES][4][4], uint32_t (&nx)[8][4], uint32_t (&nw)[TILES][4][4]) {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 3) : "memory");
         const bool turn = !NORM && (i + 1) % CHUNK_STEPS == 0;   // the next step begins a chunk: all threads' copies of it have come, and all have done with the last one
         if (turn) { __syncthreads(); x_offset = (i + 1) / CHUNK_STEPS % 2 * x_buffer; } else __syncwarp();
         #pragma unroll
         for (int k = 0; k < 8; k++) {
-            mma_bf16(d, tw[k], tx[k / 2][k % 2 * 2], tx[k / 2][k % 2 * 2 + 1]);
-            fetch_w(nw, k, fetch_slot);
-            if (k < 4) fetch_x(nx, k, x_offset);
-            load_w(i + STAGES - 1, load_slot, k);
+            #pragma unroll
+            for (int t = 0; t < TILES; t++) mma_bf16(d[t], tx[k], tw[t][k / 2][k % 2 * 2], tw[t][k / 2][k % 2 * 2 + 1]);
+            fetch_x(nx, k, x_offset);
+            if (k < 4) fetch_w(nw, k, fetch_slot);
+            else
+                #pragma unroll
+                for (int j = 0; j < TILES; j++) load_w(i + STAGES - 1, load_slot, (k - 4) * TILES + j);
         }
         if (turn) load_x((i + 1) / CHUNK_STEPS + 1);
         cp_async_commit();
         #pragma unroll
-        for (int j = 0; j < 8; j++) from[j] += 128;
+        for (int j = 0; j < TILES * 4; j++) from[j] += 128;
         x_offset += i + 2 < steps ? 256 : 0;   // the last step's fetch is of nothing; it stays inside
         fetch_slot = fetch_slot == (STAGES - 1) * STAGE ? 0 : fetch_slot + STAGE;
         load_slot = load_slot == (STAGES - 1) * STAGE ? 0 : load_slot + STAGE;
@@ -502,64 +512,55 @@ template <int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ s
         if (EVEN || i + 1 < steps) step(i + 1, fx[1], fw[1], fx[0], fw[0]);
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
+    const int n = lane >> 2;   // d: row n of x, rows 2 (lane % 4) and the next of each tile of w
+    if (n >= N) return;
     #pragma unroll
-    for (int e = 0; e < 2; e++) {   // d: rows lane / 4 and 8 more of w, rows 2 (lane % 4) and the next of x
-        const int n = 2 * (lane & 3) + e, first = row0 + (lane >> 2);
-        if (n >= N) continue;
-        if constexpr (SWIGLU) {
-            const float gate = __bfloat162float(__float2bfloat16_rn(d[e])), up = __bfloat162float(__float2bfloat16_rn(d[2 + e]));
-            if (first < O) m.y[n * m.ldy + first] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
-        } else
-            #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const int o = first + 8 * h;
-                if (o >= O) continue;
-                float s = d[2 * h + e] * m.scale;
+    for (int t = 0; t < OWN; t++)
+        #pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int o = row0 + t * 8 + 2 * (lane & 3) + e;
+            if (o >= O) continue;
+            if constexpr (SWIGLU) {
+                const float gate = __bfloat162float(__float2bfloat16_rn(d[t][e])), up = __bfloat162float(__float2bfloat16_rn(d[OWN + t][e]));
+                m.y[n * m.ldy + o] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
+            } else {
+                float s = d[t][e] * m.scale;
                 if (m.residual) s += __bfloat162float(m.residual[n * m.ldy + o]);
                 if (m.bias) s += __bfloat162float(m.bias[o]);
                 m.y[n * m.ldy + o] = __float2bfloat16_rn(s);
             }
-    }
+        }
 }
 static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
 static inline bool matvec_norm_possible(int64_t N, int64_t K) { return N <= 2 && K <= 8192; }   // more rows are normalised once, not in every block
-template <int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> static void matvec_launch_one(const Matvec *m, int rows, cudaStream_t stream) {
+template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> static void matvec_launch_one(const Matvec *m, int rows, cudaStream_t stream) {
     static bool allowed = false;
-    const int w_bytes = WARPS * STAGES * 16 * 256, x_bytes = NORM ? (int)ceil_div(m->K, 128) * 256 : 2 * (STAGES > 8 ? 2048 : 1024) * 2;   // of a row of x
+    const int w_bytes = WARPS * STAGES * TILES * 8 * 256, x_bytes = NORM ? (int)ceil_div(m->K, 128) * 256 : 2 * (STAGES > 10 ? 2 : 1) * WARPS * 32 * 16;   // of a row of x
     if (!allowed) {
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<WARPS, STAGES, SWIGLU, NORM, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + (NORM ? 2 * 8192 * 2 : MATVEC_ROWS * x_bytes)));
-        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<WARPS, STAGES, SWIGLU, NORM, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, WARPS, STAGES, SWIGLU, NORM, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + (NORM ? 2 * 8192 * 2 : MATVEC_ROWS * x_bytes)));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, WARPS, STAGES, SWIGLU, NORM, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
         allowed = true;
     }
-    launch_early(matvec_kernel<WARPS, STAGES, SWIGLU, NORM, EVEN>, dim3((unsigned)ceil_div(m->O, rows)), WARPS * 32, w_bytes + m->N * x_bytes, stream, *m);
+    launch_early(matvec_kernel<TILES, WARPS, STAGES, SWIGLU, NORM, EVEN>, dim3((unsigned)ceil_div(m->O, rows)), WARPS * 32, w_bytes + m->N * x_bytes, stream, *m);
 }
-template <int WARPS, int STAGES, bool SWIGLU> static void matvec_launch(const Matvec *m, cudaStream_t stream) {
-    const int rows = (SWIGLU ? 8 : 16) * WARPS;
+template <int TILES, int WARPS, int STAGES, bool SWIGLU> static void matvec_launch(const Matvec *m, cudaStream_t stream) {
+    CHECK(matvec_possible(m->N) && m->K % 8 == 0 && m->ldx % 8 == 0 && (!m->norm || matvec_norm_possible(m->N, m->K)));
+    const int rows = (SWIGLU ? TILES / 2 : TILES) * 8 * WARPS;
     const bool even = m->K % 256 == 0 && m->O % rows == 0;
-    if (even) matvec_launch_one<WARPS, STAGES, SWIGLU, false, true>(m, rows, stream);
-    else matvec_launch_one<WARPS, STAGES, SWIGLU, false, false>(m, rows, stream);
+    if (m->norm && even) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, true, true>(m, rows, stream);
+    else if (m->norm) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, true, false>(m, rows, stream);
+    else if (even) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, false, true>(m, rows, stream);
+    else matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, false, false>(m, rows, stream);
 }
-template <int STAGES, bool SWIGLU> static void matvec_launch_norm(const Matvec *m, cudaStream_t stream) {
-    const int rows = (SWIGLU ? 8 : 16) * 4;
-    const bool even = m->K % 256 == 0 && m->O % rows == 0;
-    CHECK(matvec_norm_possible(m->N, m->K));
-    if (even) matvec_launch_one<4, STAGES, SWIGLU, true, true>(m, rows, stream);
-    else matvec_launch_one<4, STAGES, SWIGLU, true, false>(m, rows, stream);
-}
-// Narrow matrices: few enough warps in a block that every multiprocessor has one, and some 110 KB under way in it: beside it there is room for a block of attention (96 KB), or
-// for one of the next product. Wide ones: two blocks a multiprocessor.
+// Narrow matrices have a warp for every 8 rows, and one block a multiprocessor with some 100 KB under way: beside it there is room for a block of attention (96 KB), or for one
+// of the next product. Wide ones have a warp for every 16 rows and two blocks a multiprocessor.
 static inline void matvec(const Matvec *m, cudaStream_t stream) {
-    CHECK(matvec_possible(m->N) && m->K % 8 == 0 && m->ldx % 8 == 0);
-    const int64_t warps = ceil_div(m->O, 16), each = device_multiprocessors();
-    if (m->norm) { if (warps <= 4 * each) matvec_launch_norm<7, false>(m, stream); else matvec_launch_norm<5, false>(m, stream); }
-    else if (warps <= 2 * each) matvec_launch<2, 13, false>(m, stream);
-    else if (warps <= 4 * each) matvec_launch<4, 7, false>(m, stream);
-    else matvec_launch<4, 5, false>(m, stream);
+    const int64_t warps = ceil_div(m->O, 8), each = device_multiprocessors();
+    if (warps <= 4 * each) matvec_launch<1, 4, 12, false>(m, stream);
+    else if (warps <= 6 * each) matvec_launch<1, 6, 9, false>(m, stream);
+    else matvec_launch<2, 4, 5, false>(m, stream);
 }
 // y (N, ldy) = silu(x gate^T) * (x up^T), w: gate (O, K) and behind it up (O, K)
-static inline void matvec_swiglu(const Matvec *m, cudaStream_t stream) {
-    CHECK(matvec_possible(m->N) && m->K % 8 == 0 && m->ldx % 8 == 0);
-    if (m->norm) matvec_launch_norm<5, true>(m, stream); else matvec_launch<4, 5, true>(m, stream);
-}
+static inline void matvec_swiglu(const Matvec *m, cudaStream_t stream) { matvec_launch<2, 4, 5, true>(m, stream); }
 #endif
 #endif

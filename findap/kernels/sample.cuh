@@ -51,12 +51,19 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS) sample_kernel(int32_t *
         if (s.num_seen && seen_bits[v / 32] >> v % 32 & 1) y = y < 0 ? y * s.penalty : __fdiv_rn(y, s.penalty);
         return s.temperature == 0 || s.temperature == 1 ? y : __fdiv_rn(y, s.temperature);
     };
-    auto each = [&](auto visit) {   // visit(v, z of v) for this thread's tokens, in rising order
-        constexpr int P = Pack<real>::size;
-        for (int j = thread; j * P < V; j += SAMPLE_THREADS) {
-            const Pack<real> pack = load_pack(x + j * P);
+    auto each = [&](auto visit) {   // visit(v, z of v) for this thread's tokens, in rising order; four loads under way
+        constexpr int P = Pack<real>::size, AHEAD = 4;
+        for (int j = thread; j * P < V; j += AHEAD * SAMPLE_THREADS) {
+            Pack<real> pack[AHEAD];
             #pragma unroll
-            for (int k = 0; k < P; k++) if (j * P + k < V) visit(j * P + k, z(j * P + k, to_float(pack.at[k])));
+            for (int a = 0; a < AHEAD; a++) if ((j + a * SAMPLE_THREADS) * P < V) pack[a] = load_pack(x + (int64_t)(j + a * SAMPLE_THREADS) * P);
+            #pragma unroll
+            for (int a = 0; a < AHEAD; a++)
+                #pragma unroll
+                for (int k = 0; k < P; k++) {
+                    const int v = (j + a * SAMPLE_THREADS) * P + k;
+                    if (v < V) visit(v, z(v, to_float(pack[a].at[k])));
+                }
         }
     };
     float maximum = -INFINITY;
@@ -109,8 +116,11 @@ __global__ static void __launch_bounds__(SAMPLE_THREADS) sample_kernel(int32_t *
 
     double best = -INFINITY;
     int token = 0x7fffffff;
-    each([&](int v, float y) {
-        if (s.temperature == 0) { if ((double)y > best) { best = y; token = v; } return; }
+    if (s.temperature == 0) {
+        float most = -INFINITY;
+        each([&](int v, float y) { if (y > most) { most = y; token = v; } });
+        best = most;
+    } else each([&](int v, float y) {
         if (y < lowest || (double)y < low || y == -INFINITY) return;
         const double u = random_uniform(s.seed, s.position, (uint64_t)v);
         // -log(-log u) in float is right to 1e-5 where u is not near 1; there -log u is 1 - u
