@@ -552,11 +552,11 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU> static void matvec_laun
     else if (even) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, false, true>(m, rows, stream);
     else matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, false, false>(m, rows, stream);
 }
-// Narrow matrices have a warp for every 8 rows, and one block a multiprocessor with some 100 KB under way: beside it there is room for a block of attention (96 KB), or for one
+// Narrow matrices have a warp for every 8 rows, and one block a multiprocessor with some 110 KB under way: with less, two
 // of the next product. Wide ones have a warp for every 16 rows and two blocks a multiprocessor.
 static inline void matvec(const Matvec *m, cudaStream_t stream) {
     const int64_t warps = ceil_div(m->O, 8), each = device_multiprocessors();
-    if (warps <= 4 * each) matvec_launch<1, 4, 12, false>(m, stream);
+    if (warps <= 4 * each) matvec_launch<1, 4, 14, false>(m, stream);
     else if (warps <= 6 * each) matvec_launch<1, 6, 9, false>(m, stream);
     else matvec_launch<2, 4, 5, false>(m, stream);
 }
