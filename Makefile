@@ -68,8 +68,8 @@ LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)
 CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu dpo_cpu genrm_cpu
-# every program that has a CUDA twin: x.cu -> x. Not genrm.cu: train_findap.cu cannot generate yet
-CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu))
+# every program that has a CUDA twin: x.cu -> x
+CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu))
 KERNELS  := $(wildcard findap/kernels/*)
 LADDERS  := $(patsubst dev/%.cu,build/dev/%,$(wildcard dev/*.cu))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
@@ -123,6 +123,15 @@ build/train_findap: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/dpo: dpo.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 	@ln -sfn $@ $(notdir $@)
+build/genrm: genrm.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $(CURL_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS) $(CURL_LIBS)
+	@ln -sfn $@ $(notdir $@)
+build/genrm_fp32: genrm.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $(CURL_FLAGS) $(RANKS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS) $(CURL_LIBS)
+# test_generate.c over the GPU twin: fp32, the same references from transformers
+build/test_generate_gpu: test/test_generate.c genrm.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) -DFINDAP_FP32 -x cu -c $< -o $@.o
+	$(NVCC) $(NVCC_FLAGS) $@.o -o $@ -lcmocka $(LIBS) $(CUDA_LIBS)
 build/dpo_fp32: dpo.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(RANKS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/train_findap_fp32: train_findap.cu $(HEADERS) $(KERNELS) Makefile | build

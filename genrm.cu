@@ -16,12 +16,13 @@
 // Every run of a model ends with the share of answers that reached the cap (overlength ratio), tokens a second, and how far log-probs of generation lie from those of a
 // training pass over the same answers: one is made token by token from pages, the other from whole rows.
 //
-// Compiled as C over the CPU reference (genrm_cpu).
-#ifdef __CUDACC__
-#error "genrm: the GPU twin has no model_generate_forward yet ---> make build/genrm_cpu"
-#endif
+// Compiled twice: as CUDA over train_findap.cu (genrm), as C over the CPU reference (genrm_cpu).
 #define FINDAP_LIBRARY          // the model, without its main()
+#ifdef __CUDACC__
+#include "train_findap.cu"
+#else
 #include "train_findap.c"
+#endif
 #include "findap/answers.h"     // defines: Run, Options, run_answers
 #include "findap/chat_loop.h"   // defines: chat_flags, chat_run
 #include "findap/pair_files.h"  // defines: pair_files_main

@@ -749,6 +749,7 @@ int64_t model_memory_bytes(const Config *config, int64_t B, int64_t T, bool trai
     return activations + parameters + gradients + owned;
 }
 
+void model_use_device(int local_rank) { (void)local_rank; }
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
     Model *m = (Model *)xmalloc(sizeof(Model));
     define_model(m, config, B, T, training, options);

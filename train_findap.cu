@@ -34,12 +34,14 @@
 #include "findap/kernels/adamw.cuh"      // defines: adamw_update, norm_and_clip, StepState, moments_get/put, params_get/put
 #include "findap/kernels/attention.cuh"  // defines: attention_forward, attention_backward, AttentionPlan
 #include "findap/kernels/cross_entropy.cuh"   // defines: cross_entropy, loss_sum
+#include "findap/kernels/decode.cuh"     // defines: PagedCall, rope_store, decode_attention, matvec, matvec_swiglu
 #include "findap/kernels/embedding.cuh"  // defines: embedding_*, gather_rows, scatter_rows, bias_backward
 #include "findap/kernels/lora.cuh"       // defines: lora_a_*, lora_b_*
 #include "findap/kernels/matmul.cuh"     // defines: Gemm, matmul_*
 #include "findap/kernels/nccl.cuh"       // defines: Links, links_*
 #include "findap/kernels/rmsnorm.cuh"    // defines: rmsnorm_*
 #include "findap/kernels/rope.cuh"       // defines: rope_*
+#include "findap/kernels/sample.cuh"     // defines: SampleSettings, sample_settings, sample_tokens
 #include "findap/kernels/swiglu.cuh"     // defines: swiglu_*
 
 enum { MAX_TENSORS = 32, MAX_EVENTS = 256 };   // MAX_EVENTS: layers, and two more
@@ -69,6 +71,10 @@ typedef struct {
     int64_t count;
     int next;
 } Upload;
+
+// Calls of a shape that comes again and again, of one token a sequence, are recorded once and then started as a whole
+enum { MAX_GRAPHS = 128 };
+typedef struct { int64_t N, width, splits, seen; bool plain; cudaGraphExec_t exec; } CallGraph;
 
 struct Model {
     Config config;
@@ -138,6 +144,16 @@ struct Model {
     StepState *results;      // pinned, (MODEL_UPDATES_AHEAD)
     cudaEvent_t began[MODEL_UPDATES_AHEAD], updated[MODEL_UPDATES_AHEAD];
     int64_t updates_issued, results_read;
+    // generation
+    real *keys, *values;     // (L, num_pages, NKV, PAGE_TOKENS, HD)
+    int64_t num_pages;
+    float *decode_part;      // (decode_part_count)
+    int64_t decode_part_count;
+    Upload call_upload, sample_upload;
+    PagedCall call;          // of the last model_generate_forward
+    CallGraph graphs[MAX_GRAPHS];
+    int num_graphs;
+    int32_t *sampled, *sampled_host;   // (head_rows) tokens; on the host (2, head_rows), with their log-probs behind
 };
 enum { STAGING = 16 << 20 };
 
@@ -430,6 +446,16 @@ static void upload_free(Upload *u) {
         if (u->copied[i]) cudaEventDestroy(u->copied[i]);
     }
 }
+static void upload_reserve(Upload *u, int64_t count, cudaStream_t stream) {   // an upload with a device buffer of its own
+    if (count <= u->count) return;
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+    upload_free(u);
+    if (u->device) CUDA_CHECK(cudaFree(u->device));
+    memset(u, 0, sizeof *u);
+    u->count = count + count / 2;
+    CUDA_CHECK(cudaMalloc((void **)&u->device, (size_t)u->count * sizeof(int32_t)));
+    upload_create(u);
+}
 static int32_t *upload_begin(Upload *u) {   // memory to fill; waits only for a copy that is UPLOADS batches old
     CUDA_CHECK(cudaEventSynchronize(u->copied[u->next]));
     return u->host[u->next];
@@ -507,20 +533,17 @@ static void tune_matmuls(Model *m) {
     CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
 }
 
-// one rank, one GPU; also the first call into CUDA, which says so when there is no GPU
-static void choose_device(const ModelOptions *o) {
+// one rank, one GPU
+void model_use_device(int local_rank) {
     int devices = 0;
-    if (o && o->comm && o->comm->size > 1) {
-        CUDA_CHECK(cudaGetDeviceCount(&devices));
-        if (devices > 1 && o->comm->local_rank >= devices) die("rank %d is number %d on its host, which has %d GPUs ---> start as many processes on a host as it has GPUs", o->comm->rank, o->comm->local_rank, devices);
-        CUDA_CHECK(cudaSetDevice(devices > 1 ? o->comm->local_rank : 0));   // one: the launcher has given each process its own
-    }
-    CUDA_CHECK(cudaFree(0));
+    CUDA_CHECK(cudaGetDeviceCount(&devices));
+    if (devices > 1 && local_rank >= devices) die("this process is number %d on its host, which has %d GPUs ---> start as many processes on a host as it has GPUs", local_rank, devices);
+    CUDA_CHECK(cudaSetDevice(devices > 1 ? local_rank : 0));   // one: the launcher has given each process its own
 }
-
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options) {
     Model *m = (Model *)xmalloc(sizeof(Model));
-    choose_device(options);
+    if (options && options->comm && options->comm->size > 1) model_use_device(options->comm->local_rank);
+    CUDA_CHECK(cudaFree(0));   // the first call into CUDA, which says so when there is no GPU
     define_model(m, config, B, T, training, options);
     links_create(&m->links, training ? m->comm : &m->alone, m->shard, m->replicas);   // what is not trained exchanges nothing
     CUDA_CHECK(cudaGetDevice(&m->device));
@@ -598,6 +621,10 @@ void model_free(Model *m) {
     cudaFree(m->params); cudaFree(m->remainder); cudaFree(m->grads); cudaFree(m->moment1); cudaFree(m->moment2); cudaFree(m->arena);
     upload_free(&m->batch_upload); upload_free(&m->head_upload);
     cudaFreeHost(m->results);
+    upload_free(&m->call_upload); upload_free(&m->sample_upload);
+    cudaFree(m->call_upload.device); cudaFree(m->sample_upload.device); cudaFree(m->keys); cudaFree(m->values); cudaFree(m->decode_part); cudaFree(m->sampled);
+    if (m->sampled_host) cudaFreeHost(m->sampled_host);
+    for (int i = 0; i < m->num_graphs; i++) if (m->graphs[i].exec) cudaGraphExecDestroy(m->graphs[i].exec);
     for (int i = 0; i < MODEL_UPDATES_AHEAD; i++) { cudaEventDestroy(m->began[i]); cudaEventDestroy(m->updated[i]); }
     gemm_destroy(&m->gemm);
     cudaStreamDestroy(m->stream); cudaStreamDestroy(m->copy_stream); cudaEventDestroy(m->copied);
@@ -865,6 +892,15 @@ static int adapters_at(const Model *m, int64_t l, int s, LoraSide *side, int *a)
     }
     return n;
 }
+// zeros into the columns of y (N, ldy) that lie between the n targets of a site, and behind the last
+static void clear_between(Model *m, real *y, int64_t ldy, const LoraSide *side, int n, int64_t N) {
+    int64_t end = 0;
+    for (int i = 0; i <= n; i++) {
+        const int64_t begin = end, next = i < n ? side[i].column : ldy;
+        if (next > begin) CUDA_CHECK(cudaMemset2DAsync(y + begin, (size_t)ldy * sizeof(real), 0, (size_t)(next - begin) * sizeof(real), (size_t)N, m->stream));
+        if (i < n) end = side[i].column + side[i].O;
+    }
+}
 // The adapters of site s of a layer, where x (N, K) is read and y (N, ldy) made: (s x A^T) B^T into the columns of each target, zeros into those of projections
 // that have none, before the frozen matrices' product, which is to add what is returned: y then, and with no adapter here the residual. A residual, laid out
 // like y, goes with the adapter's product; only sites of one projection have one.
@@ -872,12 +908,7 @@ static const real *adapters_forward(Model *m, int64_t l, int s, real *y, int64_t
     LoraSide side[3];
     int a = -1, n = adapters_at(m, l, s, side, &a);
     if (n == 0 || m->plain) return residual;
-    int64_t end = 0;
-    for (int i = 0; i <= n; i++) {   // what lies between two targets, and behind the last
-        const int64_t begin = end, next = i < n ? side[i].column : ldy;
-        if (next > begin) CUDA_CHECK(cudaMemset2DAsync(y + begin, (size_t)ldy * sizeof(real), 0, (size_t)(next - begin) * sizeof(real), (size_t)N, m->stream));
-        if (i < n) end = side[i].column + side[i].O;
-    }
+    clear_between(m, y, ldy, side, n, N);
     lora_a_forward(&m->gemm, m->layers[l].xa[s], x, param_at(m, a, l), (float)lora_scale(&m->lora), N, m->tensors[a].cols, n * m->lora.rank, m->stream);
     lora_b_forward(&m->gemm, y, ldy, m->layers[l].xa[s], side, n, residual, N, m->lora.rank, m->stream);
     return y;
@@ -1126,6 +1157,228 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
     }
     free(host);
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// generation
+
+static int64_t pages_numbers(const Config *c, int64_t pages) { return pages * c->num_kv_heads * PAGE_TOKENS * c->head_dim; }   // keys of a layer
+int64_t model_pages_bytes(const Config *c, int64_t pages) { return 2 * c->num_layers * pages_numbers(c, pages) * (int64_t)sizeof(real); }
+
+// Rows that a product is computed of where N are wanted: few sizes, so that few algorithms have to be chosen
+static int64_t generate_rows(int64_t N, int64_t room) {
+    int64_t rows = N <= 64 ? 64 : N <= 128 ? 128 : ceil_div(N, 256) * 256;
+    return rows < room ? rows : room;
+}
+// y (N, ldy) = scale x (N, ldx) w^T ...: any number of rows, the same bits for each: a few by matvec, more by the library's unsplit sums. room: rows that x and y have
+static void generate_product(Model *m, real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t room, int64_t K, int64_t O) {
+    if (sizeof(real) == 4) matmul_plain(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
+    else if (matvec_possible(N)) {
+        const Matvec v = {y, x, w, bias, residual, NULL, scale, 0, ldx, ldy, (int)N, (int)K, (int)O};
+        matvec(&v, m->stream);
+    }
+    else gemm_run(&m->gemm, shape_generate(generate_rows(N, room), K, O, ldx, ldy, residual != NULL, bias != NULL, scale), w, x, residual, y, bias, m->stream);
+}
+static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy) {
+    generate_product(m, y, ldy, x, K, w, bias, residual, 1.0f, N, room, K, O);
+}
+// adapters_forward by such products
+static const real *adapters_generate(Model *m, int64_t l, int s, real *y, int64_t ldy, const real *x, const real *residual, int64_t N) {
+    LoraSide side[3];
+    int a = -1, n = adapters_at(m, l, s, side, &a);
+    if (n == 0 || m->plain) return residual;
+    const int64_t R = m->lora.rank, room = m->B * m->T;
+    clear_between(m, y, ldy, side, n, N);
+    generate_product(m, m->layers[l].xa[s], n * R, x, m->tensors[a].cols, param_at(m, a, l), NULL, NULL, (float)lora_scale(&m->lora), N, room, m->tensors[a].cols, n * R);
+    for (int i = 0; i < n; i++) generate_product(m, y + side[i].column, ldy, m->layers[l].xa[s] + i * R, n * R, side[i].b, NULL, residual, 1.0f, N, room, R, side[i].O);
+    return y;
+}
+
+// The library's algorithms for the sizes that decoding has and for full calls; what lies between takes its first choice. Before pages take the memory.
+static void tune_generation(Model *m) {
+    const Config *c = &m->config;
+    const int64_t room = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, A = c->num_heads * c->head_dim, W = A + 2 * c->num_kv_heads * c->head_dim;
+    if (sizeof(real) == 4 || C * F < 1 << 20) return;
+    const struct { const char *name; int64_t K, O, ldy; bool residual, bias; } products[] = {
+        {"qkv", C, W, W, false, c->qkv_bias}, {"attention out", A, C, C, true, false}, {"gate, up", C, 2 * F, 2 * F, false, false}, {"down", F, C, C, true, false}, {"LM head", C, c->vocab_size, m->ldv, false, false}};
+    real *a, *b;
+    char *d, *d2;
+    int *differs;
+    const int64_t big = c->vocab_size > 2 * F ? c->vocab_size * C : 2 * F * C, inputs = big > room * F ? big : room * F, most = room * 2 * F, outputs = 256 * m->ldv > most ? 256 * m->ldv : most;
+    size_t available = 0, total;
+    CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    if ((int64_t)available < 2 * (2 * inputs + 2 * outputs)) return;
+    CUDA_CHECK(cudaMalloc((void **)&a, (size_t)inputs * sizeof(real)));
+    CUDA_CHECK(cudaMalloc((void **)&b, (size_t)inputs * sizeof(real)));
+    CUDA_CHECK(cudaMalloc((void **)&d, (size_t)outputs * sizeof(real)));
+    CUDA_CHECK(cudaMalloc((void **)&d2, (size_t)outputs * sizeof(real)));
+    CUDA_CHECK(cudaMalloc((void **)&differs, sizeof(int)));
+    gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(a, inputs, 1);
+    gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(b, inputs, 2);
+    for (int64_t rows : {(int64_t)64, (int64_t)128, (int64_t)256, room - room % 256})   // and a call that is full of prompts
+        for (const auto &p : products) {
+            if (rows == 0 || generate_rows(rows, p.O == c->vocab_size ? m->head_rows : room) != rows || (rows > 256 && p.O == c->vocab_size)) continue;
+            char name[64];
+            snprintf(name, sizeof name, "%s, %d rows", p.name, (int)rows);
+            GemmShape s = shape_generate(rows, p.K, p.O, p.K, p.ldy, p.residual, p.bias, 1.0f);
+            gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
+        }
+    CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
+}
+
+void model_pages(Model *m, int64_t pages) {
+    CHECK(!m->training && !m->keys);
+    const Config *c = &m->config;
+    const int64_t bytes = model_pages_bytes(c, pages) / 2, room = m->B * m->T, most = 64 << 20;   // most: 256 MiB of parts of attention at a time
+    tune_generation(m);
+    m->num_pages = pages;
+    m->decode_part_count = decode_scratch(room, c->num_heads, c->head_dim, m->T);
+    if (m->decode_part_count > most) m->decode_part_count = most;
+    CUDA_CHECK(cudaMalloc((void **)&m->keys, (size_t)bytes));
+    CUDA_CHECK(cudaMalloc((void **)&m->values, (size_t)bytes));
+    CUDA_CHECK(cudaMemsetAsync(m->keys, 0, (size_t)bytes, m->stream));
+    CUDA_CHECK(cudaMemsetAsync(m->values, 0, (size_t)bytes, m->stream));
+    if (m->decode_part_count) CUDA_CHECK(cudaMalloc((void **)&m->decode_part, (size_t)m->decode_part_count * sizeof(float)));
+    CUDA_CHECK(cudaMalloc((void **)&m->sampled, (size_t)m->head_rows * sizeof(int32_t)));
+    CUDA_CHECK(cudaMallocHost((void **)&m->sampled_host, (size_t)m->head_rows * 2 * sizeof(int32_t)));
+}
+void model_page_copy(Model *m, int32_t from, int32_t to) {
+    page_copy(m->keys, m->values, from, to, pages_numbers(&m->config, 1), pages_numbers(&m->config, m->num_pages), m->config.num_layers, m->stream);
+}
+
+// A Call to the device, its rows in tiles
+static void upload_call(Model *m, const Call *c) {
+    int64_t N = c->N, sequences = 0, longest = 0, tile_tokens = decode_tile_tokens(m->config.num_heads, m->config.num_kv_heads), tiles = 0;
+    for (int64_t n = 0; n < N; n++) {
+        CHECK(c->tokens[n] >= 0 && c->tokens[n] < m->config.vocab_size && c->positions[n] >= 0 && c->positions[n] < m->T && c->positions[n] / PAGE_TOKENS < c->width);
+        int32_t page = c->pages[c->sequence[n] * c->width + c->positions[n] / PAGE_TOKENS];
+        CHECK(page >= 0 && page < m->num_pages);
+        sequences = c->sequence[n] >= sequences ? c->sequence[n] + 1 : sequences;
+        longest = c->positions[n] >= longest ? c->positions[n] + 1 : longest;
+    }
+    if (4 * N + 1 + sequences * c->width > m->call_upload.count)   // graphs have the old place in them
+        while (m->num_graphs > 0) if (m->graphs[--m->num_graphs].exec) CUDA_CHECK(cudaGraphExecDestroy(m->graphs[m->num_graphs].exec));
+    upload_reserve(&m->call_upload, 4 * N + 1 + sequences * c->width, m->stream);
+    int32_t *host = upload_begin(&m->call_upload), *device = m->call_upload.device, *pages = host + 3 * N, *tile = pages + sequences * c->width;
+    memcpy(host, c->tokens, (size_t)N * sizeof(int32_t));
+    memcpy(host + N, c->positions, (size_t)N * sizeof(int32_t));
+    memcpy(host + 2 * N, c->sequence, (size_t)N * sizeof(int32_t));
+    memcpy(pages, c->pages, (size_t)(sequences * c->width) * sizeof(int32_t));
+    for (int64_t n = 0; n < N; n++)
+        if (n == 0 || c->sequence[n] != c->sequence[n - 1] || c->positions[n] != c->positions[n - 1] + 1 || n - tile[tiles - 1] == tile_tokens) tile[tiles++] = (int32_t)n;
+    tile[tiles] = (int32_t)N;
+    const int32_t *at = device + 3 * N + sequences * c->width;
+    m->call = {N, c->width, tiles, longest, device, device + N, device + 2 * N, device + 3 * N, tiles == N ? NULL : at, tile};
+    upload_end(&m->call_upload, 4 * N + 1 + sequences * c->width, m->stream);
+}
+
+// layer_forward for a Call: keys and values go to pages, attention reads them there, and no row's bits depend on the others
+static void layer_generate(Model *m, int64_t l, real *next) {
+    const Config *c = &m->config;
+    const int64_t N = m->call.N, room = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, NH = c->num_heads, NKV = c->num_kv_heads, HD = c->head_dim, A = NH * HD, W = A + 2 * NKV * HD;
+    real *k = m->keys + l * pages_numbers(c, m->num_pages), *v = m->values + l * pages_numbers(c, m->num_pages);
+    Layer *y = &m->layers[l];
+    cudaStream_t s = m->stream;
+    const bool fused = matvec_norm_possible(N, C) && (m->plain || !m->lora.rank);   // of a token or two, norms and SwiGLU are part of the products: every kernel between two others costs time
+    const real *added = NULL;
+    if (fused) {
+        const Matvec v = {y->qkv, y->x, param(m, "q", l), param(m, "q_bias", l), NULL, param(m, "norm1", l), 1.0f, (float)c->rms_norm_eps, C, W, (int)N, (int)C, (int)W};
+        matvec(&v, s);
+    } else {
+        rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
+        added = adapters_generate(m, l, 0, y->qkv, W, y->norm1, NULL, N);
+        generate_matmul(m, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, room, C, W, W);   // q, k, v in one
+    }
+    const bool turns = fused && !m->call.tiles && decode_possible(NH, NKV, HD);   // attention itself turns q and k
+    if (!turns) rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
+    if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, turns ? m->rope_table : NULL, &m->call, m->decode_part, m->decode_part_count, NH, NKV, HD, s);
+    else attention_pages_plain(y->att, y->qkv, k, v, &m->call, NH, NKV, HD, s);
+    added = adapters_generate(m, l, 1, y->x2, C, y->att, y->x, N);
+    generate_matmul(m, y->x2, y->att, param(m, "o", l), NULL, added, N, room, A, C, C);                            // x2 = x + ...
+    if (!fused) {
+        rmsnorm_forward(y->norm2, y->rstd2, y->x2, param(m, "norm2", l), N, C, (float)c->rms_norm_eps, s);
+        added = adapters_generate(m, l, 2, y->gate_up, 2 * F, y->norm2, NULL, N);
+    }
+    if (fused || (!added && matvec_possible(N))) {
+        const Matvec v = {y->act, fused ? y->x2 : y->norm2, param(m, "gate", l), NULL, NULL, fused ? param(m, "norm2", l) : NULL, 1.0f, (float)c->rms_norm_eps, C, F, (int)N, (int)C, (int)F};
+        matvec_swiglu(&v, s);
+    } else {
+        generate_matmul(m, y->gate_up, y->norm2, param(m, "gate", l), NULL, added, N, room, C, 2 * F, 2 * F);      // gate, up in one
+        swiglu_forward(y->act, y->gate_up, N, F, s);
+    }
+    added = adapters_generate(m, l, 3, next, C, y->act, y->x2, N);
+    generate_matmul(m, next, y->act, param(m, "down", l), NULL, added, N, room, F, C, C);                          // next = x2 + ...
+}
+static void layers_generate(Model *m) {
+    const int64_t N = m->call.N, C = m->config.hidden_size, L = m->config.num_layers;
+    embedding_forward(m->layers[0].x, param(m, "embed", 0), m->call.tokens, N, C, m->stream);
+    for (int64_t l = 0; l < L; l++) layer_generate(m, l, l + 1 < L ? m->layers[l + 1].x : m->x);
+    rmsnorm_forward(m->hidden, m->rstd, m->x, param(m, "norm", 0), N, C, (float)m->config.rms_norm_eps, m->stream);
+}
+
+// Of a small model, starting a few hundred kernels takes the host longer than their work takes the GPU; a graph of them is started at once. But the GPU does not begin before
+// all of a graph is handed over (0.3 to 1.3 ms for 290 kernels on an H200's host), so a large model's kernels are started one by one: the host is ahead from the first
+// layer on. A call is recorded when its shape comes the second time: many never come again.
+static bool graphs_pay(const Model *m) {
+    const double weights = (double)m->num_parameters * sizeof(real), starts = 9.0 * (double)m->config.num_layers;
+    return weights / 4e12 < starts * 5e-6;   // seconds that the weights take to be read at some H200's speed; seconds of the host
+}
+void model_generate_forward(Model *m, const Call *c) {
+    CHECK(m->keys && c->N >= 1 && c->N <= m->B * m->T);
+    upload_call(m, c);
+    m->plain = m->adapter_off;
+    if (m->call.tiles || !graphs_pay(m) || !decode_possible(m->config.num_heads, m->config.num_kv_heads, m->config.head_dim)) { layers_generate(m); return; }
+    int i = 0;
+    const int64_t splits = decode_splits(m->call.longest);
+    while (i < m->num_graphs && !(m->graphs[i].N == c->N && m->graphs[i].width == c->width && m->graphs[i].splits == splits && m->graphs[i].plain == m->plain)) i++;
+    if (i == m->num_graphs) {
+        if (m->num_graphs == MAX_GRAPHS) { layers_generate(m); return; }
+        m->graphs[m->num_graphs++] = {c->N, c->width, splits, 0, m->plain, NULL};
+    }
+    CallGraph *g = &m->graphs[i];
+    if (g->seen++ == 0) { layers_generate(m); return; }
+    if (!g->exec) {
+        cudaGraph_t graph;
+        CUDA_CHECK(cudaStreamBeginCapture(m->stream, cudaStreamCaptureModeThreadLocal));
+        layers_generate(m);
+        CUDA_CHECK(cudaStreamEndCapture(m->stream, &graph));
+        CUDA_CHECK(cudaGraphInstantiate(&g->exec, graph, 0));
+        CUDA_CHECK(cudaGraphDestroy(graph));
+    }
+    CUDA_CHECK(cudaGraphLaunch(g->exec, m->stream));
+}
+
+void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *rows, int32_t *tokens, float *logp) {
+    const int64_t C = m->config.hidden_size, V = m->config.vocab_size, each = (int64_t)(sizeof(SampleSettings) / sizeof(int32_t));
+    for (int64_t done = 0; done < n; done += m->head_rows) {
+        const int64_t some = n - done < m->head_rows ? n - done : m->head_rows;
+        int64_t seen = 0;
+        for (int64_t i = 0; i < some; i++) seen += rows[done + i].sampling.repetition_penalty != 1.0 ? rows[done + i].num_seen : 0;
+        upload_reserve(&m->sample_upload, some * (each + 1) + seen, m->stream);
+        int32_t *host = upload_begin(&m->sample_upload), *place = host + some * each, *all_seen = place + some, *device = m->sample_upload.device, begin = 0;
+        for (int64_t i = 0; i < some; i++) {
+            const SampleRow *r = &rows[done + i];
+            const SampleSettings settings = sample_settings(r, V, begin);
+            memcpy(host + i * each, &settings, sizeof settings);
+            place[i] = (int32_t)index[done + i];
+            const int64_t n_seen = r->sampling.repetition_penalty != 1.0 ? r->num_seen : 0;
+            memcpy(all_seen + begin, r->seen, (size_t)n_seen * sizeof(int32_t));
+            begin += (int32_t)n_seen;
+        }
+        upload_end(&m->sample_upload, some * (each + 1) + seen, m->stream);
+        real *logits = (real *)m->scratch;
+        gather_rows(m->head_hidden, m->hidden, device + some * each, some, C, m->stream);
+        generate_matmul(m, logits, m->head_hidden, param(m, head_name(m), 0), NULL, NULL, some, m->head_rows, C, V, m->ldv);
+        sample_tokens(m->sampled, logits, m->ldv, (const SampleSettings *)device, device + some * (each + 1), seen > 0, some, V, m->stream);
+        cross_entropy(m->row_logp, logits, m->ldv, m->sampled, NULL, some, V, m->stream);
+        CUDA_CHECK(cudaMemcpyAsync(m->sampled_host, m->sampled, (size_t)some * sizeof(int32_t), cudaMemcpyDeviceToHost, m->stream));
+        CUDA_CHECK(cudaMemcpyAsync(m->sampled_host + m->head_rows, m->row_logp, (size_t)some * sizeof(float), cudaMemcpyDeviceToHost, m->stream));
+        model_wait(m);
+        memcpy(tokens + done, m->sampled_host, (size_t)some * sizeof(int32_t));
+        memcpy(logp + done, m->sampled_host + m->head_rows, (size_t)some * sizeof(float));
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 // One optimizer step over everything that is trained, decided on the GPU: norm, clipping and, when loss or norm is not finite, nothing. With several ranks each
 // updates what it owns; the new weights are on their way when this returns.

@@ -12,7 +12,7 @@ rm -rf $dir; mkdir -p $dir/findap/kernels
 ln -s "$PWD"/findap/*.h $dir/findap/
 ln -s "$PWD"/findap/kernels/{attention_plan.h,lora.cuh,lora_thin.cuh} "$PWD"/dev/emulate/{cuda,kernels}.cuh $dir/findap/kernels/
 ln -s "$PWD"/dev/emulate/{cublasLt.h,operations.c} $dir/
-for f in adamw attention cross_entropy embedding nccl rmsnorm rope swiglu; do echo '#include "kernels.cuh"' >$dir/findap/kernels/$f.cuh; done
+for f in adamw attention cross_entropy decode embedding nccl rmsnorm rope sample swiglu; do echo '#include "kernels.cuh"' >$dir/findap/kernels/$f.cuh; done
 { sed '/^\/\/ tuning$/,$d' findap/kernels/matmul.cuh; echo 'template <typename... A> static void gemm_tune(A...) {}'; echo 'template <typename... A> static void gemm_fill(A...) {}'; echo '#endif'; } >$dir/findap/kernels/matmul.cuh
 sed 's/gemm_fill_kernel<<<[^;(]*>>>/gemm_fill/' train_findap.cu >$dir/train_findap.cpp
 sed -n '/^\/\/ matrix multiplication$/,/^\/\/ the model$/p' train_findap.c | grep -v '^// ====' >$dir/operations.inc

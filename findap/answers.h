@@ -273,14 +273,14 @@ FN bool run_open_model(Run *s, Error *e) {   // all but the weights
     return !o->template_name || chat_find(o->template_name, &s->chat, e);
 }
 
-// Room: of a call at least a few hundred tokens, so that prompts do not come in by drops; of pages what a full batch of the longest may need
+// Room: of a call at least CALL_TOKENS, so that prompts do not come in by drops; of pages what a full batch of the longest may need
 typedef struct { int64_t T, B, batch, pages; } Room;
 FN Room run_room(const Run *s) {
     int64_t most = run_jobs(s);
     Room r;
     r.T = s->longest + run_new_room(s);
     r.batch = s->o->batch < most ? s->o->batch : most;
-    r.B = ((r.batch > 256 ? r.batch : 256) + r.T - 1) / r.T;
+    r.B = ((r.batch > CALL_TOKENS ? r.batch : CALL_TOKENS) + r.T - 1) / r.T;
     r.pages = r.batch * pages_for(r.T) + 1;
     return r;
 }
@@ -306,6 +306,7 @@ FN bool run_with_model(Run *s, Error *e) {
     bool any = false, ok = true;
     for (int64_t job = 0; job < run_jobs(s) && !any; job++) any = !s->items[job / o->n].skip && run_mine(s, job);
     if (!any) return true;   // nothing is left to ask: no weights are read
+    if (s->comm.size > 1) model_use_device(s->comm.local_rank);   // every rank has a whole model, and asks it alone
     Model *m = model_create(&s->config, r.B, r.T, false, &s->memory);
     ok = model_load_dir(m, o->model, e) && (!o->adapter || lora_load_dir(m, o->adapter, e));
     if (ok) {

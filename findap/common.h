@@ -33,6 +33,11 @@
 
 // Every header of the house is a set of static functions; a program uses the ones it needs.
 #define FN __attribute__((unused)) static
+#ifdef __CUDACC__
+#define FN_BOTH FN __host__ __device__   // kernels call it too
+#else
+#define FN_BOTH FN
+#endif
 
 // ---------------------------------------------------------------------------------------------------------------
 // errors
@@ -304,14 +309,14 @@ FN bool hash_file(const char *path, Hash *out, Error *e) {
 // random numbers: counter based (splitmix64's finaliser over a keyed counter), so that number i of stream s under
 // seed k is a pure function of (k, s, i): no state to save, the same on any number of threads or ranks
 
-FN uint64_t mix64(uint64_t x) {
+FN_BOTH uint64_t mix64(uint64_t x) {
     x += 0x9E3779B97F4A7C15ull;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
     return x ^ (x >> 31);
 }
-FN uint64_t random_u64(uint64_t seed, uint64_t stream, uint64_t i) { return mix64(mix64(mix64(seed) ^ stream) ^ i); }
-FN double random_uniform(uint64_t seed, uint64_t stream, uint64_t i) {   // in (0, 1): never 0, so that log() is finite
+FN_BOTH uint64_t random_u64(uint64_t seed, uint64_t stream, uint64_t i) { return mix64(mix64(mix64(seed) ^ stream) ^ i); }
+FN_BOTH double random_uniform(uint64_t seed, uint64_t stream, uint64_t i) {   // in (0, 1): never 0, so that log() is finite
     return ((double)(random_u64(seed, stream, i) >> 11) + 0.5) * (1.0 / 9007199254740992.0);
 }
 FN double random_normal(uint64_t seed, uint64_t stream, uint64_t i) {    // mean 0, variance 1 (Box-Muller)

@@ -23,6 +23,13 @@
 typedef enum { FINISH_NOT_YET, FINISH_STOP, FINISH_LENGTH, FINISH_STOP_STRING, FINISH_SCORED, NUM_FINISHES } Finish;
 FN const char *const finish_names[NUM_FINISHES] = {"", "stop", "length", "stop_string", "scored"};
 
+// tokens that a call should have room for: a GPU wants prompts in large pieces
+#ifdef __CUDACC__
+enum { CALL_TOKENS = 2048 };
+#else
+enum { CALL_TOKENS = 256 };
+#endif
+
 enum { MAX_STOP_TOKENS = 16 };
 typedef struct { int32_t tokens[MAX_STOP_TOKENS]; int num_tokens; StringList strings; } Stops;
 typedef struct { const char *word; Ids ids; } TokenSet;   // all spellings of a word that are one token
@@ -130,6 +137,7 @@ FN int32_t page_take(Engine *e) {   // the page that has been free longest; it l
 FN Engine *engine_new(Model *m, const Tokenizer *t, int64_t batch, int64_t room, int64_t longest, int64_t num_pages) {
     Engine *e = (Engine *)xcalloc(1, sizeof(Engine));
     CHECK(room >= batch && num_pages <= INT32_MAX);
+    if (room - room % 256 >= batch && room > 256) room -= room % 256;   // a GPU computes pieces of 256 anyway
     e->model = m; e->tokenizer = t; e->batch = batch; e->room = room; e->num_pages = num_pages; e->call.width = pages_for(longest);
     model_pages(m, num_pages);
     e->pages = (Page *)xcalloc(num_pages, sizeof(Page));

@@ -108,6 +108,8 @@ typedef struct {
 
 typedef struct Model Model;
 
+// Which of its host's GPUs this process is to use, where several processes work apart; models with a comm find theirs themselves. The CPU twin has nothing to choose.
+void model_use_device(int local_rank);
 // Room for micro-batches of up to B rows of T tokens. `training` false: no gradients, no moments. options: NULL, or checked.
 Model *model_create(const Config *config, int64_t B, int64_t T, bool training, const ModelOptions *options);
 void model_free(Model *m);

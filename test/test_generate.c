@@ -52,7 +52,7 @@ static Model *model_of(int k, int64_t B, int64_t T) {
 }
 static Request *ask(Engine *g, int64_t number, const int32_t *prompt, int64_t n, int64_t max_new, Sampling s, const Stops *stops) {
     Error e;
-    Request *r = xcalloc(1, sizeof(Request));
+    Request *r = (Request *)xcalloc(1, sizeof(Request));
     r->number = number; r->max_new = max_new; r->sampling = s; r->stops = stops; r->seed = random_u64(5, 6, (uint64_t)number);
     for (int64_t i = 0; i < n; i++) ids_add(&r->ids, prompt[i]);
     must(engine_add(g, r, &e), &e);
@@ -125,7 +125,7 @@ static void scores_are_transformers(void **state) {
         for (int32_t v = 0; v < V; v++) { if (v % 3 == 0) ids_add(&sets[0].ids, v); if (v % 5 == 1 && v % 3) ids_add(&sets[1].ids, v); }
         for (int i = 0; i < 3 * PROMPTS; i++) {   // the whole prompt; its last tokens only, shared with the one before; and with something generated behind it
             const SafeTensor *p = reference(cases[k].name, "prompt", i / 3);
-            Request *r = xcalloc(1, sizeof(Request));
+            Request *r = (Request *)xcalloc(1, sizeof(Request));
             Error e;
             r->number = i; r->given = i % 3 == 0 ? p->count - 1 : p->count / 3; r->max_new = i % 3 == 2 ? 2 : 0; r->sampling = greedy; r->sets = sets; r->num_sets = 2;
             for (int64_t t = 0; t < p->count; t++) ids_add(&r->ids, ints(p)[t]);
@@ -265,7 +265,7 @@ static void prompts_share_pages(void **state) {
             for (int t = 40; t < n; t++) prompt[t] = (int32_t)(t + 10 * (i % 4));
             if (shared == 0) for (int64_t page = 0; page < g->num_pages; page++) { int32_t p = page_take(g); page_release(g, p); }   // nothing is left of the one before
             ask(g, i, prompt, n, 10, plain, NULL);
-            if (shared == 0) { Request *r = engine_next(g); alone[i] = r->logp; r->logp = NULL; alone_ids[i] = xmalloc(10 * 4); memcpy(alone_ids[i], r->ids.data + r->prompt_length, 40); discard(r); computed += n + 9; }
+            if (shared == 0) { Request *r = engine_next(g); alone[i] = r->logp; r->logp = NULL; alone_ids[i] = (int32_t *)xmalloc(10 * 4); memcpy(alone_ids[i], r->ids.data + r->prompt_length, 40); discard(r); computed += n + 9; }
         }
         if (shared == 0) { assert_int_equal(g->computed_tokens, computed); assert_int_equal(g->shared_tokens, 0); }
         for (Request *r; (r = engine_next(g)) != NULL; discard(r)) {
@@ -323,7 +323,7 @@ static void answers_end_where_they_should(void **state) {
         Stops stops = {{264}, 1, {words, ends[i].stop2 ? 2 : 1}};
         Request r;
         memset(&r, 0, sizeof r);
-        r.max_new = (int64_t)strlen(ends[i].says); r.stops = &stops; r.logp = xcalloc(16, 4);
+        r.max_new = (int64_t)strlen(ends[i].says); r.stops = &stops; r.logp = (float *)xcalloc(16, 4);
         for (const char *c = ends[i].says; *c && !r.finish; c++) request_accept(&r, t, *c == '|' ? 264 : *c, -1);
         if (r.finish != ends[i].finish || r.ids.len != ends[i].tokens || r.text.len != (int64_t)strlen(ends[i].text) || memcmp(r.text.data ? r.text.data : "", ends[i].text, (size_t)r.text.len) != 0)
             fail_msg("case %d: %s after %d tokens, text \"%.*s\"", (int)i, finish_names[r.finish], (int)r.ids.len, (int)r.text.len, r.text.data);

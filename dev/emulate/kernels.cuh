@@ -107,6 +107,61 @@ static void swiglu_backward(real *d, real *act, const real *dy, const real *g, i
     { Floats out(d, N * 2 * F, true); cpu_swiglu_backward(out, fdy, fg, N, F); }
     if (act) { Floats out(act, N * F, true); cpu_swiglu_forward(out, fg, N, F); }
 }
+// generation: the plain ways only, no graphs
+typedef struct { int64_t N, width, num_tiles, longest; const int32_t *tokens, *positions, *sequence, *pages, *tiles, *host_tiles; } PagedCall;
+static int64_t decode_splits(int64_t) { return 1; }
+static int64_t decode_scratch(int64_t, int64_t, int64_t, int64_t) { return 0; }
+static int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return 16 / (NH / NKV) > 1 ? 16 / (NH / NKV) : 1; }
+static bool decode_possible(int64_t, int64_t, int64_t) { return false; }
+static bool matvec_possible(int64_t) { return false; }
+static void decode_attention(real *, const real *, real *, real *, const float *, const PagedCall *, float *, int64_t, int64_t, int64_t, int64_t, cudaStream_t) {}
+static bool matvec_norm_possible(int64_t, int64_t) { return false; }
+typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scale, eps; int64_t ldx, ldy; int N, K, O; } Matvec;
+static void matvec(const Matvec *, cudaStream_t) {}
+static void matvec_swiglu(const Matvec *, cudaStream_t) {}
+static real *page_at(const real *pages, const PagedCall *c, int64_t n, int64_t t, int64_t g, int64_t NKV, int64_t HD) {
+    return (real *)pages + (((int64_t)c->pages[c->sequence[n] * c->width + t / PAGE_TOKENS] * NKV + g) * PAGE_TOKENS + t % PAGE_TOKENS) * HD;
+}
+static void rope_store(real *qkv, real *k, real *v, const float *table, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t s) {
+    int64_t W = (NH + 2 * NKV) * HD;
+    rope_forward(qkv, table, c->positions, c->N, NH, NKV, HD, s);
+    for (int64_t n = 0; n < c->N; n++) for (int64_t g = 0; g < NKV; g++) {
+        memcpy((void *)page_at(k, c, n, c->positions[n], g, NKV, HD), qkv + n * W + (NH + g) * HD, (size_t)HD * sizeof(real));
+        memcpy((void *)page_at(v, c, n, c->positions[n], g, NKV, HD), qkv + n * W + (NH + NKV + g) * HD, (size_t)HD * sizeof(real));
+    }
+}
+static void page_copy(real *k, real *v, int32_t from, int32_t to, int64_t page, int64_t layer, int64_t layers, cudaStream_t) {
+    for (int64_t l = 0; l < layers; l++) for (real *x : {k, v}) memcpy((void *)(x + l * layer + to * page), x + l * layer + from * page, (size_t)page * sizeof(real));
+}
+static void attention_pages_plain(real *out, const real *qkv, const real *k, const real *v, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) {
+    for (int64_t n = 0; n < c->N; n++) for (int64_t h = 0; h < NH; h++) {
+        int64_t seen = c->positions[n] + 1, g = h / (NH / NKV);
+        std::vector<float> p((size_t)seen), o((size_t)HD, 0.0f);
+        float most = -INFINITY, sum = 0;
+        for (int64_t t = 0; t < seen; t++) {
+            const real *at = page_at(k, c, n, t, g, NKV, HD), *q = qkv + n * (NH + 2 * NKV) * HD + h * HD;
+            for (int64_t d = 0; d < HD; d++) p[(size_t)t] += to_float(q[d]) * to_float(at[d]);
+            p[(size_t)t] /= sqrtf((float)HD);
+            most = std::max(most, p[(size_t)t]);
+        }
+        for (float &x : p) sum += x = expf(x - most);
+        for (int64_t t = 0; t < seen; t++) for (int64_t d = 0; d < HD; d++) o[(size_t)d] += p[(size_t)t] / sum * to_float(page_at(v, c, n, t, g, NKV, HD)[d]);
+        for (int64_t d = 0; d < HD; d++) out[n * NH * HD + h * HD + d] = from_float<real>(o[(size_t)d]);
+    }
+}
+static void matmul_plain(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t) {
+    for (int64_t n = 0; n < N; n++) for (int64_t o = 0; o < O; o++) {
+        float s = 0;
+        for (int64_t k = 0; k < K; k++) s = fmaf(to_float(x[n * ldx + k]), to_float(w[o * K + k]), s);
+        y[n * ldy + o] = from_float<real>(s * scale + (residual ? to_float(residual[n * ldy + o]) : 0) + (bias ? to_float(bias[o]) : 0));
+    }
+}
+typedef struct { SampleRow row; } SampleSettings;   // `seen` is the engine's own memory here
+static SampleSettings sample_settings(const SampleRow *r, int64_t, int32_t) { SampleSettings s = {*r}; return s; }
+static void sample_tokens(int32_t *tokens, const real *logits, int64_t ld, const SampleSettings *settings, const int32_t *, bool, int64_t n, int64_t V, cudaStream_t) {
+    std::vector<float> z((size_t)(2 * V));
+    for (int64_t i = 0; i < n; i++) { sample_filter(z.data(), z.data() + V, Floats(logits + i * ld, V), V, &settings[i].row); tokens[i] = sample_draw(z.data(), V, &settings[i].row); }
+}
 // links, by MPI
 typedef struct { Comm *comm, *shard, *replicas; cudaStream_t stream; } Links;
 static void links_create(Links *k, Comm *a, Comm *b, Comm *c) { memset(k, 0, sizeof *k); k->comm = a; k->shard = b; k->replicas = c; }

@@ -128,4 +128,25 @@ static inline int device_capability(void) {   // 90 on Hopper
     }
     return capability;
 }
+// A kernel that is launched early begins while the one before it is still at work (programmatic dependent launch, sm_90): it may read what was there before both, weights, and
+// calls wait_for_previous() before anything that the other one writes. let_next_begin(): the next one may start as soon as every block has said so; it waits for
+// this kernel's end all the same. Below sm_90 all of it means nothing, and order is what it always was.
+__device__ inline void wait_for_previous(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void let_next_begin(void) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+template <typename... P, typename... A> static void launch_early(void (*kernel)(P...), dim3 grid, int threads, int shared_bytes, cudaStream_t stream, A... arguments) {
+    cudaLaunchConfig_t c = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    c.gridDim = grid; c.blockDim = dim3((unsigned)threads); c.dynamicSmemBytes = (size_t)shared_bytes; c.stream = stream; c.attrs = &early; c.numAttrs = device_capability() >= 90;
+    CUDA_CHECK(cudaLaunchKernelEx(&c, kernel, (P)arguments...));
+}
 #endif

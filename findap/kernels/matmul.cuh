@@ -28,6 +28,7 @@ typedef struct {
     bool bias;         // + bias
     bool out_fp32;     // D and C are float, else real
     bool inside;       // operands begin inside an array, at multiples of 16 bytes; else at multiples of 256, as the library assumes
+    bool unsplit;      // each sum is one chain over k: a row's bits do not depend on how many rows there are, and are those of matvec (decode.cuh)
     float scale;
 } GemmShape;
 
@@ -79,6 +80,8 @@ static inline int gemm_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulHeuristicR
                                                                       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     const uint32_t bytes = 16;
     for (int i = 0; i < 4 && p->shape.inside; i++) CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, alignments[i], &bytes, sizeof bytes));
+    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
+    if (p->shape.unsplit) CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none));
     int found = 0;
     cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(g->handle, p->operation, p->a, p->b, p->d, p->d, preference, most, results, &found);
     cublasLtMatmulPreferenceDestroy(preference);
@@ -165,6 +168,12 @@ static inline GemmShape shape_dweight(int64_t N, int64_t K, int64_t O, int64_t l
 static inline void matmul_forward(Gemm *g, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
     gemm_run(g, shape_forward(N, K, O, ldy, residual != NULL, bias != NULL), w, x, residual, y, bias, stream);
 }
+// the same for generation, y = scale x w^T ..., x with rows ldx apart: the first ones of `rows` rows are wanted, the others are there, whatever they hold
+static inline GemmShape shape_generate(int64_t rows, int64_t K, int64_t O, int64_t ldx, int64_t ldy, bool residual, bool bias, float scale) {
+    GemmShape s = gemm_shape(O, rows, K, K, ldx, ldy, true, false, residual, bias, false);
+    s.unsplit = true; s.inside = ldx != K; s.scale = scale;   // ldx is not K where an adapter reads its own columns
+    return s;
+}
 // dx (N, K) = or += dy (N, O; row stride ldy) w
 static inline void matmul_backward_input(Gemm *g, real *dx, const real *dy, const real *w, bool add, int64_t N, int64_t K, int64_t O, int64_t ldy, cudaStream_t stream) {
     gemm_run(g, shape_dinput(N, K, O, ldy, add), w, dy, dx, dx, NULL, stream);
@@ -225,7 +234,7 @@ static inline void gemm_tune(Gemm *g, const GemmShape *s, real *a, real *b, void
     float burst[GEMM_TRIES];
     int found = gemm_candidates(g, p, proposed, GEMM_PROPOSED), best = 0;
     for (int i = 0; i < found; i++) tries[i] = proposed[i].algo;
-    if (!s->inside) found += gemm_more_candidates(g, p, tries + found, GEMM_TRIES - found);
+    if (!s->inside && !s->unsplit) found += gemm_more_candidates(g, p, tries + found, GEMM_TRIES - found);
     int64_t words = s->ldd * s->n * (s->out_fp32 ? 4 : (int64_t)sizeof(real)) / 4;
     cudaEvent_t begin, end;
     CUDA_CHECK(cudaEventCreate(&begin));
@@ -234,7 +243,7 @@ static inline void gemm_tune(Gemm *g, const GemmShape *s, real *a, real *b, void
         burst[i] = INFINITY;
         for (int k = 0; k < 4; k++) {   // the first only loads its code
             float ms;
-            usleep(TUNE_PAUSE_US);
+            usleep(s->unsplit ? TUNE_PAUSE_US / 10 : TUNE_PAUSE_US);   // unsplit: small, and somebody waits for an answer
             CUDA_CHECK(cudaEventRecord(begin, stream));
             gemm_launch(g, p, &tries[i], a, b, s->out_fp32 ? d2 : c, d2, c, stream);
             CUDA_CHECK(cudaEventRecord(end, stream));

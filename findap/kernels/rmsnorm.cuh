@@ -7,7 +7,7 @@
 // one order.
 #ifndef FINDAP_KERNELS_RMSNORM_CUH
 #define FINDAP_KERNELS_RMSNORM_CUH
-#include "cuda.cuh"   // defines: Pack, load_pack, store_pack, warp_sum, device_multiprocessors, real
+#include "cuda.cuh"   // defines: Pack, load_pack, store_pack, warp_sum, device_multiprocessors, launch_early, real
 
 enum { NORM_THREADS = 256, NORM_WARPS = NORM_THREADS / 32, NORM_BLOCKS = 1056 };   // NORM_BLOCKS: most blocks of the backward kernel, rows of `partial`
 
@@ -26,6 +26,8 @@ template <int PACKS> __global__ static void __launch_bounds__(NORM_THREADS) rmsn
     const int64_t row = (int64_t)blockIdx.x * C;
     Pack<real> v[PACKS];
     float sum = 0;
+    wait_for_previous();
+    let_next_begin();
     #pragma unroll
     for (int i = 0; i < PACKS; i++) {
         const int c = (i * NORM_THREADS + threadIdx.x) * P;
@@ -78,6 +80,7 @@ template <int PACKS> __global__ static void __launch_bounds__(NORM_THREADS) rmsn
     };
     auto take = [&](int turn, int which, int i) { return *reinterpret_cast<const Pack<real> *>(slot(turn, which, i)); };
     int turn = 0;
+    wait_for_previous();
     fetch(blockIdx.x, 0);
     for (int64_t n = blockIdx.x; n < N; n += gridDim.x, turn++) {
         const float r = rstd[n];
@@ -142,7 +145,7 @@ static void column_sums(float *out, const float *partial, bool add, int rows, in
 // instances for rows of up to 1, 2, 4, 8 packs a thread
 #define NORM_INSTANCE(kernel, blocks, bytes, ...) do { \
         if ((bytes) > 40 * 1024) CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes))); \
-        kernel<<<(unsigned)(blocks), NORM_THREADS, (size_t)(bytes), stream>>>(__VA_ARGS__); \
+        launch_early(kernel, dim3((unsigned)(blocks)), NORM_THREADS, (int)(bytes), stream, __VA_ARGS__); \
     } while (0)
 #define NORM_LAUNCH(kernel, blocks, bytes, ...) do { \
         const int64_t packs = ceil_div(C, (int64_t)NORM_THREADS * Pack<real>::size); \
@@ -151,7 +154,6 @@ static void column_sums(float *out, const float *partial, bool add, int rows, in
         else if (packs <= 2) NORM_INSTANCE(kernel<2>, blocks, bytes, __VA_ARGS__); \
         else if (packs <= 4) NORM_INSTANCE(kernel<4>, blocks, bytes, __VA_ARGS__); \
         else NORM_INSTANCE(kernel<8>, blocks, bytes, __VA_ARGS__); \
-        CUDA_CHECK(cudaGetLastError()); \
     } while (0)
 
 // y (N, C) = weight * real(x * rstd), rstd (N) = 1 / sqrt(mean of x^2 + eps); rstd is kept for the backward pass

@@ -1,0 +1,566 @@
+// decode.cuh: what generating a token costs beside training's kernels: attention over keys and values that lie in pages, and products of a few rows with a
+// whole weight matrix. bf16, sm_80 and up; the fp32 build has plain loops instead.
+//
+// Both are bound by bytes. Attention reads each key and value once, for all query heads of its group: 4 HD bytes a token and key/value head. A product with up to 8 rows
+// reads the matrix once: 2 K O bytes. The tensor cores are used because they are the cheapest way to multiply what has arrived, mostly by zeros.
+//
+// A row's result does not depend on which other rows there are, bit for bit: how attention is split depends on a row's own length, and a product's sum is one chain over K,
+// sixteen numbers at a time in rising order. That is the sum that cuBLASLt's kernels have too, those that do not split K (matmul.cuh, `unsplit`): mma.sync, wgmma of any
+// width and the library agree in every bit (dev/decode.cu checks it). So a request's answer is the same alone, among eight and among 256.
+//
+// A weight does not depend on what was computed before it. Kernels of a small batch are therefore launched early (cuda.cuh): while the last one works, the next fills its
+// shared memory with its first weights, and then waits.
+//
+// Pages are those of model.h's Call: of a layer, k and v are (pages, NKV, PAGE_TOKENS, HD); position t of sequence s lies in page pages[s][t / PAGE_TOKENS], at t % PAGE_TOKENS. A row is
+// a token of a Call: one of a prompt as well as the one that a running answer goes on from.
+#ifndef FINDAP_KERNELS_DECODE_CUH
+#define FINDAP_KERNELS_DECODE_CUH
+#include "cuda.cuh"        // defines: real, bf16, Pack, load_pack, store_pack, launch_early, wait_for_previous, let_next_begin, CUDA_CHECK
+#include "findap/model.h"  // defines: PAGE_TOKENS
+#include "swiglu.cuh"      // defines: sigmoid
+
+// A Call on the device. Rows of one sequence that stand side by side share its keys: tile i is rows [tiles[i], tiles[i + 1]), at most DECODE_ROWS / (NH / NKV) of one sequence.
+typedef struct {
+    int64_t N, width, num_tiles, longest;   // longest: most tokens that a row sees
+    const int32_t *tokens, *positions, *sequence, *pages, *tiles;   // tiles NULL: a row a tile
+    const int32_t *host_tiles;              // the same on the host
+} PagedCall;
+enum { DECODE_ROWS = 16 /* of a tile: tokens times query heads of a key/value head */, DECODE_SPLIT = 256 /* tokens of a block */ };
+static inline int64_t decode_splits(int64_t longest) { return longest < 1 ? 1 : ceil_div(longest, DECODE_SPLIT); }
+// floats of scratch for the parts of up to N rows; with less, rows are taken in several goes
+static inline int64_t decode_scratch(int64_t N, int64_t NH, int64_t HD, int64_t longest) { return decode_splits(longest) == 1 ? 0 : N * NH * decode_splits(longest) * (HD + 2); }
+static inline int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return DECODE_ROWS / (NH / NKV) > 1 ? DECODE_ROWS / (NH / NKV) : 1; }
+
+// a pair turned by an angle: one expression wherever it is done, so that bits agree
+__device__ inline void turn_pair(real *a, real *b, float cosine, float sine) {
+    const float x = to_float(*a), y = to_float(*b);
+    *a = from_float<real>(fmaf(x, cosine, -__fmul_rn(y, sine)));
+    *b = from_float<real>(fmaf(y, cosine, __fmul_rn(x, sine)));
+}
+// RoPE of q, and of k on its way into its page with v. A thread has P pairs of a head; of v, which is not turned, 2P numbers.
+template <int P> __global__ static void rope_store_kernel(real *qkv, real *k, real *v, const float *table, const __grid_constant__ PagedCall c, int NH, int NKV, int HD) {
+    const int half = HD / 2, parts = half / P, heads = NH + 2 * NKV;
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = i / (heads * parts);
+    wait_for_previous();
+    let_next_begin();
+    if (n >= c.N) return;
+    const int r = (int)(i - n * (heads * parts)), h = r / parts, j = (r - h * parts) * P, t = c.positions[n];
+    real *from = qkv + n * heads * HD + h * HD + j, *to = from;
+    if (h >= NH) {
+        const int64_t page = c.pages[c.sequence[n] * c.width + t / PAGE_TOKENS];
+        to = (h < NH + NKV ? k : v) + ((page * NKV + (h - NH) % NKV) * PAGE_TOKENS + t % PAGE_TOKENS) * HD + j;
+    }
+    struct alignas(P * sizeof(real)) Part { real at[P]; };
+    Part a = *reinterpret_cast<const Part *>(from), b = *reinterpret_cast<const Part *>(from + half);
+    if (h < NH + NKV) {
+        const float *turn = table + ((int64_t)t * half + j) * 2;
+        #pragma unroll
+        for (int e = 0; e < P; e++) turn_pair(&a.at[e], &b.at[e], turn[2 * e], turn[2 * e + 1]);
+    }
+    *reinterpret_cast<Part *>(to) = a;
+    *reinterpret_cast<Part *>(to + half) = b;
+}
+// qkv (N, W): q is turned in place, k and v go to their pages
+static inline void rope_store(real *qkv, real *k, real *v, const float *table, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    const bool packed = HD / 2 % (int)Pack<real>::size == 0;
+    const int64_t threads = c->N * (NH + 2 * NKV) * (HD / 2) / (packed ? (int)Pack<real>::size : 1);
+    launch_early(packed ? rope_store_kernel<Pack<real>::size> : rope_store_kernel<1>, dim3((unsigned)ceil_div(threads, 128)), 128, 0, stream, qkv, k, v, table, *c, (int)NH, (int)NKV, (int)HD);
+}
+
+// from one page to another, in all layers; page: numbers of a page, layer: of a layer's pages
+__global__ static void page_copy_kernel(real *k, real *v, int from, int to, int64_t page, int64_t layer) {
+    real *x = (blockIdx.y ? v : k) + blockIdx.x * layer;
+    for (int64_t i = threadIdx.x; i < page; i += blockDim.x) x[to * page + i] = x[from * page + i];
+}
+static inline void page_copy(real *k, real *v, int32_t from, int32_t to, int64_t page, int64_t layer, int64_t layers, cudaStream_t stream) {
+    page_copy_kernel<<<dim3((unsigned)layers, 2), 256, 0, stream>>>(k, v, from, to, page, layer);
+    CUDA_CHECK(cudaGetLastError());
+}
+
+// Attention and a product as they are written down: any head_dim and width, fp32 too
+__global__ static void attention_pages_plain_kernel(real *out, const real *qkv, const real *k, const real *v, const __grid_constant__ PagedCall c, int NH, int NKV, int HD) {
+    extern __shared__ float plain_scores[];   // (positions + 1)
+    __shared__ float shared[33];
+    const int64_t n = blockIdx.y;
+    const int h = blockIdx.x, kv = h / (NH / NKV), seen = c.positions[n] + 1;
+    const int32_t *table = c.pages + c.sequence[n] * c.width;
+    const real *q = qkv + n * (NH + 2 * NKV) * HD + h * HD;
+    auto at = [&](int t) { return (((int64_t)table[t / PAGE_TOKENS] * NKV + kv) * PAGE_TOKENS + t % PAGE_TOKENS) * HD; };
+    float most = -INFINITY, sum = 0;
+    for (int t = threadIdx.x; t < seen; t += blockDim.x) {
+        float dot = 0;
+        for (int d = 0; d < HD; d++) dot += to_float(q[d]) * to_float(k[at(t) + d]);
+        plain_scores[t] = dot / sqrtf((float)HD);
+        most = fmaxf(most, plain_scores[t]);
+    }
+    most = block_max(most, shared);
+    for (int t = threadIdx.x; t < seen; t += blockDim.x) { plain_scores[t] = expf(plain_scores[t] - most); sum += plain_scores[t]; }
+    sum = block_sum(sum, shared);
+    for (int d = threadIdx.x; d < HD; d += blockDim.x) {
+        float x = 0;
+        for (int t = 0; t < seen; t++) x += plain_scores[t] * to_float(v[at(t) + d]);
+        out[n * NH * HD + h * HD + d] = from_float<real>(x / sum);
+    }
+}
+__global__ static void matmul_plain_kernel(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O) {
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, n = i / O, o = i - n * O;
+    if (n >= N) return;
+    float s = 0;
+    for (int64_t j = 0; j < K; j++) s = fmaf(to_float(x[n * ldx + j]), to_float(w[o * K + j]), s);
+    s *= scale;
+    if (residual) s += to_float(residual[n * ldy + o]);
+    if (bias) s += to_float(bias[o]);
+    y[n * ldy + o] = from_float<real>(s);
+}
+static inline void attention_pages_plain(real *out, const real *qkv, const real *k, const real *v, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    CUDA_CHECK(cudaFuncSetAttribute(attention_pages_plain_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)c->longest * 4 > 48 << 10 ? (int)c->longest * 4 : 48 << 10));
+    attention_pages_plain_kernel<<<dim3((unsigned)NH, (unsigned)c->N), 128, (size_t)c->longest * 4, stream>>>(out, qkv, k, v, *c, (int)NH, (int)NKV, (int)HD);
+    CUDA_CHECK(cudaGetLastError());
+}
+static inline void matmul_plain(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
+    matmul_plain_kernel<<<(unsigned)ceil_div(N * O, 256), 256, 0, stream>>>(y, ldy, x, ldx, w, bias, residual, scale, N, K, O);
+    CUDA_CHECK(cudaGetLastError());
+}
+
+#ifdef FINDAP_FP32
+static inline bool decode_possible(int64_t, int64_t, int64_t) { return false; }
+static inline bool matvec_possible(int64_t) { return false; }
+static inline void decode_attention(real *, const real *, real *, real *, const float *, const PagedCall *, float *, int64_t, int64_t, int64_t, int64_t, cudaStream_t) {}
+static inline bool matvec_norm_possible(int64_t, int64_t) { return false; }
+typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scale, eps; int64_t ldx, ldy; int N, K, O; } Matvec;
+static inline void matvec(const Matvec *, cudaStream_t) {}
+static inline void matvec_swiglu(const Matvec *, cudaStream_t) {}
+#else
+#include "attention_mma.cuh"   // defines: cp_async16, cp_async_commit, ldsm_x4, ldsm_x4_transposed, mma_bf16, pack_bf16, ex2
+
+// ---------------------------------------------------------------------------------------------------------------------
+// attention
+
+enum { DECODE_WARPS = 4, DECODE_STAGES = 3 };
+
+typedef struct {
+    bf16 *out;                 // (N, NH*HD)
+    const bf16 *qkv;           // (N, W)
+    bf16 *k, *v;
+    const float *turn;         // FRESH: RoPE's table
+    float *part;               // (rows of this launch, NH, splits, HD + 2): sums, their maximum and their weight; only with more than one split
+    int NH, NKV, splits, first_tile, first_row;
+    float scale_log2;
+} Decode;
+
+// One block: a tile, a key/value head, DECODE_SPLIT tokens. A warp takes every fourth page, three ahead by cp.async, which it waits for alone, and keeps its own
+// maxima and sums; in the end the four are put together. Row r of a product's first operand is query head r % G of the tile's token r / G. ALONE: tiles are one token, and
+// the group at most 8 heads: rows from 8 on are not there. FRESH: q, k and v of the tokens are as the product made them, and k and v not in their pages yet. What a row gets hangs on its own tokens only: later ones are masked, which changes no bit.
+template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds__(DECODE_WARPS * 32) decode_attention_kernel(const __grid_constant__ Decode a, const __grid_constant__ PagedCall c) {
+    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES, ROWS = ALONE ? 8 : 16, H = ALONE ? 1 : 2;
+    extern __shared__ __align__(128) uint8_t decode_shared[];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane >> 2, q4 = lane & 3, G = a.NH / a.NKV;
+    const int split = blockIdx.x, head = blockIdx.y, tile = a.first_tile + blockIdx.z, W = (a.NH + 2 * a.NKV) * HD;
+    const int row0 = c.tiles ? c.tiles[tile] : tile, tokens = c.tiles ? c.tiles[tile + 1] - row0 : 1, rows = tokens * G;
+    const int length = c.positions[row0] + tokens, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);   // positions rise by one
+    wait_for_previous();
+    let_next_begin();
+    if (begin >= length) return;
+    const int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    const int32_t *table = c.pages + (int64_t)c.sequence[row0] * c.width;
+    const uint32_t stages = smem_u32(decode_shared) + warp * DECODE_STAGES * STAGE;
+
+    auto load = [&](int page, int stage) {
+        if (page < last) {
+            const int64_t at = ((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS * HD;
+            #pragma unroll
+            for (int i = 0; i < PAGE_TOKENS * UNITS / 32; i++) {
+                const int u = i * 32 + lane, row = u / UNITS, unit = u % UNITS;
+                const uint32_t to = stages + stage * STAGE + row * HD * 2 + ((unit ^ (row & 7)) << 4);
+                const bool seen = page * PAGE_TOKENS + row < (FRESH ? min(end, length - 1) : end);   // what lies behind the end may be NaN, and 0 times that is too
+                cp_async16(to, a.k + at + u * 8, seen);
+                cp_async16(to + PAGE_BYTES, a.v + at + u * 8, seen);
+            }
+        }
+        cp_async_commit();
+    };
+    #pragma unroll
+    for (int s = 0; s < DECODE_STAGES - 1; s++) load(first + s * DECODE_WARPS, s);
+    // of a new token: RoPE of its k, which goes with v into the page here and in memory; by the one warp of the card that has them in its last page
+    auto put_fresh = [&](uint32_t k, int page) {
+        const int row = (length - 1) % PAGE_TOKENS, u = lane % (UNITS / 2);
+        const bf16 *from = a.qkv + (int64_t)row0 * W + (a.NH + head) * HD;
+        const int64_t at = (((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS + row) * HD;
+        Pack<bf16> x = load_pack(from + (lane < 16 ? 0 : a.NKV * HD) + u * 8), y = load_pack(from + (lane < 16 ? 0 : a.NKV * HD) + HD / 2 + u * 8);
+        if (lane % 16 >= UNITS / 2) return;
+        const float *turn = a.turn + ((int64_t)(length - 1) * (HD / 2) + u * 8) * 2;
+        if (lane < 16)
+            #pragma unroll
+            for (int e = 0; e < 8; e++) turn_pair(&x.at[e], &y.at[e], turn[2 * e], turn[2 * e + 1]);
+        const uint32_t to = k + (lane < 16 ? 0 : PAGE_BYTES) + row * HD * 2;
+        const uint4 p = *reinterpret_cast<const uint4 *>(&x), q = *reinterpret_cast<const uint4 *>(&y);
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + ((u ^ (row & 7)) << 4)), "r"(p.x), "r"(p.y), "r"(p.z), "r"(p.w) : "memory");
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + (((u + UNITS / 2) ^ (row & 7)) << 4)), "r"(q.x), "r"(q.y), "r"(q.z), "r"(q.w) : "memory");
+        store_pack((lane < 16 ? a.k : a.v) + at + u * 8, x);
+        store_pack((lane < 16 ? a.k : a.v) + at + HD / 2 + u * 8, y);
+    };
+
+    uint32_t fq[HD / 16][4];
+    int own[H];   // the last position that rows g and g + 8 see
+    #pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const int r = g + 8 * h;
+        const bool there = h < H && r < rows;
+        const bf16 *from = a.qkv + (int64_t)(row0 + (there ? r / G : 0)) * W + (int64_t)(head * G + (there ? r % G : 0)) * HD + 2 * q4;
+        if (h < H) own[h] = there ? length - tokens + r / G : -1;
+        #pragma unroll
+        for (int i = 0; i < HD / 16; i++) {
+            fq[i][h] = there ? *reinterpret_cast<const uint32_t *>(from + i * 16) : 0;
+            fq[i][2 + h] = there ? *reinterpret_cast<const uint32_t *>(from + i * 16 + 8) : 0;
+        }
+    }
+    if (FRESH)   // columns 2 q4, 2 q4 + 1 (and 8 more) of sixteen i, and HD / 2 further: both halves of pairs are here
+        #pragma unroll
+        for (int i = 0; i < HD / 32; i++)
+            #pragma unroll
+            for (int b = 0; b < 2; b++) {
+                const float4 t = *reinterpret_cast<const float4 *>(a.turn + ((int64_t)(length - 1) * (HD / 2) + i * 16 + b * 8 + 2 * q4) * 2);
+                bf16 *x = reinterpret_cast<bf16 *>(&fq[i][2 * b]), *y = reinterpret_cast<bf16 *>(&fq[i + HD / 32][2 * b]);
+                turn_pair(&x[0], &y[0], t.x, t.y);
+                turn_pair(&x[1], &y[1], t.z, t.w);
+            }
+    float o[HD / 8][4], most[H], sum[H];
+    #pragma unroll
+    for (int h = 0; h < H; h++) { most[h] = -INFINITY; sum[h] = 0; }
+    #pragma unroll
+    for (int i = 0; i < HD / 8 * 4; i++) o[i / 4][i % 4] = 0.0f;
+    int stage = 0;
+    for (int page = first; page < last; page += DECODE_WARPS) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(DECODE_STAGES - 2) : "memory");
+        __syncwarp();   // the page has arrived for all lanes, and all have done with the one before
+        load(page + (DECODE_STAGES - 1) * DECODE_WARPS, (stage + DECODE_STAGES - 1) % DECODE_STAGES);
+        const uint32_t k = stages + stage * STAGE, v = k + PAGE_BYTES;
+        stage = (stage + 1) % DECODE_STAGES;
+        if (FRESH && page * PAGE_TOKENS + PAGE_TOKENS >= length) { put_fresh(k, page); __syncwarp(); }
+        float s[2][4];
+        #pragma unroll
+        for (int i = 0; i < 8; i++) s[i / 4][i % 4] = 0.0f;
+        #pragma unroll
+        for (int i = 0; i < HD / 16; i++) {
+            const int row = (lane >> 4) * 8 + (lane & 7);
+            uint32_t f[4];
+            ldsm_x4(f, k + row * HD * 2 + (((i * 2 + ((lane >> 3) & 1)) ^ (row & 7)) << 4));
+            mma_bf16(s[0], fq[i], f[0], f[1]);
+            mma_bf16(s[1], fq[i], f[2], f[3]);
+        }
+        uint32_t fp[4] = {0, 0, 0, 0};
+        float fade[H];
+        #pragma unroll
+        for (int h = 0; h < H; h++) {
+            float high = most[h];
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
+                float &x = s[i / 2][2 * h + i % 2];
+                x = t <= own[h] && t < end ? x * a.scale_log2 : -INFINITY;
+                high = fmaxf(high, x);
+            }
+            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+            const float base = high == -INFINITY ? 0.0f : high;   // a row that has seen nothing yet, or is not there
+            fade[h] = ex2(most[h] - base);
+            float p[4], added = 0;
+            #pragma unroll
+            for (int i = 0; i < 4; i++) { p[i] = ex2(s[i / 2][2 * h + i % 2] - base); added += p[i]; }
+            sum[h] = sum[h] * fade[h] + added;   // of this lane's tokens; the quad's are added in the end
+            most[h] = high;
+            fp[h] = pack_bf16(p[0], p[1]);
+            fp[2 + h] = pack_bf16(p[2], p[3]);
+        }
+        #pragma unroll
+        for (int i = 0; i < HD / 16; i++) {
+            const int row = lane & 15;
+            uint32_t f[4];
+            ldsm_x4_transposed(f, v + row * HD * 2 + (((i * 2 + (lane >> 4)) ^ (row & 7)) << 4));
+            #pragma unroll
+            for (int e = 0; e < 2 * H; e++) { o[2 * i][e] *= fade[e / 2]; o[2 * i + 1][e] *= fade[e / 2]; }
+            mma_bf16(o[2 * i], fp, f[0], f[1]);
+            mma_bf16(o[2 * i + 1], fp, f[2], f[3]);
+        }
+    }
+    // the four warps' together, in the memory the pages were in
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncthreads();
+    float *all = reinterpret_cast<float *>(decode_shared);   // (warps, ROWS, HD + 2)
+    #pragma unroll
+    for (int h = 0; h < H; h++) {
+        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
+        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+        float *mine = all + (warp * ROWS + g + 8 * h) * (HD + 2);
+        #pragma unroll
+        for (int i = 0; i < HD / 8; i++) { mine[i * 8 + 2 * q4] = o[i][2 * h]; mine[i * 8 + 2 * q4 + 1] = o[i][2 * h + 1]; }
+        if (q4 == 0) { mine[HD] = most[h]; mine[HD + 1] = sum[h]; }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < rows * HD; i += DECODE_WARPS * 32) {
+        const int r = i / HD, d = i % HD, n = row0 + r / G, query = head * G + r % G;
+        float high = -INFINITY, weight = 0, x = 0;
+        for (int w = 0; w < DECODE_WARPS; w++) high = fmaxf(high, all[(w * ROWS + r) * (HD + 2) + HD]);
+        for (int w = 0; w < DECODE_WARPS; w++) {
+            const float *one = all + (w * ROWS + r) * (HD + 2);
+            const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - high);   // a warp without a page of this row's
+            weight += share * one[HD + 1];
+            x += share * one[d];
+        }
+        if (length - tokens + r / G < DECODE_SPLIT) { if (split == 0) a.out[((int64_t)n * a.NH + query) * HD + d] = __float2bfloat16_rn(x / weight); }   // it sees one split only
+        else {
+            float *part = a.part + (((int64_t)(n - a.first_row) * a.NH + query) * a.splits + split) * (HD + 2);
+            part[d] = x;
+            if (d == 0) { part[HD] = high; part[HD + 1] = weight; }
+        }
+    }
+}
+__global__ static void decode_join_kernel(const __grid_constant__ Decode a, const int32_t *positions, int HD) {
+    const int h = blockIdx.x, n = a.first_row + blockIdx.y, splits = positions[n] / DECODE_SPLIT + 1;
+    const float *part = a.part + ((int64_t)blockIdx.y * a.NH + h) * a.splits * (HD + 2);
+    wait_for_previous();
+    let_next_begin();
+    if (splits == 1) return;   // attention has put it there itself
+    float high = -INFINITY, weight = 0, x = 0;
+    for (int s = 0; s < splits; s++) high = fmaxf(high, part[s * (HD + 2) + HD]);
+    for (int s = 0; s < splits; s++) {
+        const float share = ex2(part[s * (HD + 2) + HD] - high);
+        weight += share * part[s * (HD + 2) + HD + 1];
+        x += share * part[s * (HD + 2) + threadIdx.x];
+    }
+    a.out[((int64_t)n * a.NH + h) * HD + threadIdx.x] = __float2bfloat16_rn(x / weight);
+}
+static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return (HD == 64 || HD == 128) && NH / NKV <= 8; }
+
+// out (N, NH*HD) = attention of the q in qkv (N, W) over the pages of their sequences, up to their own positions. scratch: scratch_count floats, decode_scratch of a tile's tokens at
+// least. turn: RoPE's table, if q and k of the rows, single ones, are still to be turned and k and v put into their pages; or NULL
+static inline void decode_attention(bf16 *out, const bf16 *qkv, bf16 *k, bf16 *v, const float *turn, const PagedCall *c, float *scratch, int64_t scratch_count, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
+    CHECK(decode_possible(NH, NKV, HD) && c->longest <= c->width * PAGE_TOKENS && !(turn && c->tiles));
+    Decode a = {out, qkv, k, v, turn, scratch, (int)NH, (int)NKV, (int)decode_splits(c->longest), 0, 0, 1.4426950408889634f / sqrtf((float)HD)};
+    const int bytes = DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * (int)HD * 2;
+    void (*kernel)(Decode, PagedCall) = HD == 128 ? turn ? decode_attention_kernel<128, true, true> : c->tiles ? decode_attention_kernel<128, false, false> : decode_attention_kernel<128, true, false>
+                                                  : turn ? decode_attention_kernel<64, true, true> : c->tiles ? decode_attention_kernel<64, false, false> : decode_attention_kernel<64, true, false>;
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    const int64_t tile_part = decode_scratch(c->tiles ? decode_tile_tokens(NH, NKV) : 1, NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 32768, most = fit < 32768 ? fit : 32768;
+    CHECK(most > 0);
+    for (int64_t tile = 0; tile < c->num_tiles; tile += most) {
+        const int64_t tiles = c->num_tiles - tile < most ? c->num_tiles - tile : most, end = tile + tiles;
+        a.first_tile = (int)tile;
+        a.first_row = c->tiles ? c->host_tiles[tile] : (int)tile;
+        const int64_t rows = (c->tiles ? c->host_tiles[end] : (int)end) - a.first_row;
+        launch_early(kernel, dim3((unsigned)a.splits, (unsigned)NKV, (unsigned)tiles), DECODE_WARPS * 32, bytes, stream, a, *c);
+        if (a.splits > 1) launch_early(decode_join_kernel, dim3((unsigned)NH, (unsigned)rows), (int)HD, 0, stream, a, c->positions, (int)HD);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// a few rows times a matrix
+
+enum { MATVEC_ROWS = 8 /* most rows of x */ };
+
+typedef struct {
+    bf16 *y;                          // (N, ldy)
+    const bf16 *x, *w;                // (N, ldx); (O, K)
+    const bf16 *bias, *residual;      // (O); like y
+    const bf16 *norm;                 // (K) RMSNorm's weight: x is normalised on its way in
+    float scale, eps;
+    int64_t ldx, ldy;
+    int N, K, O;
+} Matvec;
+
+// y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
+// products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight repeat the lower ones, w the second: so a
+// warp needs no more than 8 rows of w, and narrow matrices have enough warps. While a stage is multiplied, the next one's operands are fetched. x is read once a block: all
+// warps of the card want the same line of it at the same time, and one slice of the L2 would serve them in turn (measured: half of the time). SWIGLU: w is gate (O, K) and up
+// (O, K), y = silu(gate x) * (up x), rounded in between as by two kernels; of the tiles the first half are rows of gate, the others the same of up, and one thread has both.
+// NORM: x is RMSNorm's, with the bits of rmsnorm_forward: every block makes it itself, which takes less time than another kernel between two others; all of x is in shared memory
+// then, else two chunks of it.
+//
+// The inner loop is a chain of dependent products with everything else issued between them; a warp has a scheduler to itself, so each instruction counts: addresses
+// are registers plus constants, and EVEN, K a multiple of 256 and O one of the block's rows, knows no ends. Tried in vain: asking the L2 for lines further ahead (slower by
+// half: each line is then asked for twice); warps of 16 rows, w as the first operand (half the reads of shared memory, 3 % slower).
+template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> __global__ static void __launch_bounds__(WARPS * 32) matvec_kernel(const __grid_constant__ Matvec m) {
+    extern __shared__ __align__(128) uint8_t matvec_shared[];   // (WARPS, STAGES, STAGE) of w; (2, N, CHUNK) or, with NORM, (N, K) of x
+    constexpr int OWN = SWIGLU ? TILES / 2 : TILES, STAGE = TILES * 8 * 256, THREADS = WARPS * 32, PARTS = STAGES > 10 ? 2 : 1, CHUNK = PARTS * THREADS * 8, CHUNK_STEPS = CHUNK / 128;
+    static_assert(STAGES >= 4 && STAGES - 3 <= CHUNK_STEPS - 1, "a chunk of x has come when it is needed");
+    __shared__ float sums[8];
+    const int N = m.N, K = m.K, O = m.O;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = lane & 15, sub = lane >> 4, steps = (K + 127) / 128, row0 = (blockIdx.x * WARPS + warp) * OWN * 8;
+    const uint32_t w_base = smem_u32(matvec_shared) + warp * STAGES * STAGE, x_base = smem_u32(matvec_shared) + WARPS * STAGES * STAGE, x_stride = NORM ? steps * 256 : CHUNK * 2, x_buffer = N * x_stride;
+    // 16-byte unit u of row r of a stage of w lies at r * 256 + (u ^ r % 8) * 16, of row n of x at n * x_stride + (u ^ n) * 16: what ldmatrix reads at a time lies in different banks
+    const bf16 *from[TILES * 4];   // this lane's 16 bytes of rows sub, sub + 2, ...: of the step that is copied next
+    uint32_t to[4];                // where they go, of rows 0 to 7 of the first stage
+    bool has[TILES * 4];
+    #pragma unroll
+    for (int j = 0; j < TILES * 4; j++) {
+        const int r = j * 2 + sub, o = row0 + (SWIGLU ? r % (OWN * 8) : r);
+        has[j] = EVEN || o < O;
+        from[j] = has[j] ? m.w + ((int64_t)o + (SWIGLU && r >= OWN * 8 ? O : 0)) * K + unit * 8 : m.w;
+        if (j < 4) to[j] = w_base + r * 256 + ((unit ^ r) << 4);
+    }
+    auto load_w = [&](int i, uint32_t slot, int j) {   // of TILES * 4; behind the end nothing is read
+        const bool there = i < steps && (EVEN || (has[j] && i * 128 + unit * 8 < K));
+        cp_async16(to[j % 4] + slot + j / 4 * 2048, EVEN || there ? from[j] : m.w, there);
+    };
+    auto x_place = [&](int n, int u) { return x_base + n * x_stride + ((u ^ n) << 4); };
+    auto put_x = [&](int n, int u, uint4 v) { asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(n, u)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); };
+    auto load_x = [&](int chunk) {
+        for (int n = 0; n < N; n++)
+            #pragma unroll
+            for (int p = 0; p < PARTS; p++) {
+                const int u = p * THREADS + threadIdx.x, c = chunk * CHUNK + u * 8;
+                cp_async16((chunk & 1) * x_buffer + x_place(n, u), c < K ? m.x + n * m.ldx + c : m.x, c < K);
+            }
+    };
+    #pragma unroll 1
+    for (int i = 0; i < STAGES - 1; i++) {   // no weight hangs on the kernel before
+        #pragma unroll
+        for (int j = 0; j < TILES * 4; j++) { load_w(i, i * STAGE, j); from[j] += 128; }
+        cp_async_commit();
+    }
+    let_next_begin();
+    wait_for_previous();
+    // The first chunk of x by hand: behind all those copies it would have to wait for them
+    if constexpr (NORM) {
+        for (int n = 0; n < N; n++) {
+            constexpr int MOST = 8;   // 16-byte units of a thread: K at most 8,192
+            const bool adds = threadIdx.x < 128;   // four warps make it: each thread has the sums of two of rmsnorm_forward's 256, its own and the one 128 further on
+            Pack<bf16> v[MOST], weight[MOST];
+            float half[2] = {0, 0};
+            #pragma unroll
+            for (int p = 0; p < MOST; p++)
+                if (adds && (p * 128 + threadIdx.x) * 8 < K) { v[p] = load_pack(m.x + n * m.ldx + (p * 128 + threadIdx.x) * 8); weight[p] = load_pack(m.norm + (p * 128 + threadIdx.x) * 8); }
+            #pragma unroll
+            for (int p = 0; p < MOST; p++)
+                if (adds && (p * 128 + threadIdx.x) * 8 < K)
+                    #pragma unroll
+                    for (int k = 0; k < 8; k++) { const float f = to_float(v[p].at[k]); half[p % 2] += f * f; }
+            half[0] = warp_sum(half[0]);
+            half[1] = warp_sum(half[1]);
+            if (n > 0) __syncthreads();
+            if (adds && lane == 0) { sums[warp] = half[0]; sums[4 + warp] = half[1]; }
+            __syncthreads();
+            const float r = 1.0f / sqrtf((((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))) / (float)K + m.eps);
+            #pragma unroll
+            for (int p = 0; p < MOST; p++) {
+                const int u = p * 128 + threadIdx.x;
+                if (!adds || u >= steps * 16) break;
+                Pack<bf16> out = {};
+                if (u * 8 < K)
+                    #pragma unroll
+                    for (int k = 0; k < 8; k++) out.at[k] = from_float<bf16>(to_float(weight[p].at[k]) * to_float(from_float<bf16>(to_float(v[p].at[k]) * r)));
+                put_x(n, u, *reinterpret_cast<const uint4 *>(&out));
+            }
+        }
+    } else {
+        for (int n = 0; n < N; n++)
+            #pragma unroll
+            for (int p = 0; p < PARTS; p++) {
+                const int u = p * THREADS + threadIdx.x;
+                put_x(n, u, u * 8 < K ? *reinterpret_cast<const uint4 *>(m.x + n * m.ldx + u * 8) : make_uint4(0, 0, 0, 0));
+            }
+        load_x(1);
+    }
+    cp_async_commit();
+    // Operands of a step: fw[t][k / 2]: of tile t both halves of two sixteens; fx[k]: the two halves of sixteen k, each twice
+    uint32_t fx[2][8][4], fw[2][TILES][4][4], at_x[4], at_w[2];
+    {
+        const int row = lane & 7, x_row = row < N ? row : N - 1;   // rows of x that are not there: any, their sums are dropped
+        #pragma unroll
+        for (int k = 0; k < 4; k++) at_x[k] = x_base + x_row * x_stride + (((k * 2 + (lane >> 4)) ^ x_row) << 4);
+        #pragma unroll
+        for (int k = 0; k < 2; k++) at_w[k] = w_base + row * 256 + (((k * 4 + (lane >> 3)) ^ row) << 4);
+    }
+    auto fetch_x = [&](uint32_t (&tx)[8][4], int k, uint32_t offset) { ldsm_x4(tx[k], at_x[k % 4] + offset + k / 4 * 128); };
+    auto fetch_w = [&](uint32_t (&tw)[TILES][4][4], int k, uint32_t slot) {
+        #pragma unroll
+        for (int t = 0; t < TILES; t++) ldsm_x4(tw[t][k], at_w[k % 2] + slot + k / 2 * 128 + t * 2048);
+    };
+    float d[TILES][4];
+    #pragma unroll
+    for (int t = 0; t < TILES * 4; t++) d[t / 4][t % 4] = 0.0f;
+    asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+    __syncthreads();
+    #pragma unroll
+    for (int k = 0; k < 8; k++) { fetch_x(fx[0], k, 0); if (k < 4) fetch_w(fw[0], k, 0); }
+    uint32_t fetch_slot = STAGE, load_slot = (STAGES - 1) * STAGE, x_offset = steps > 1 ? 256 : 0;   // of step i + 1; of step i + STAGES - 1, which takes the place of step i - 1: its operands have been multiplied
+    auto step = [&](int i, uint32_t (&tx)[8][4], uint32_t (&tw)[TILES][4][4], uint32_t (&nx)[8][4], uint32_t (&nw)[TILES][4][4]) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 3) : "memory");
+        const bool turn = !NORM && (i + 1) % CHUNK_STEPS == 0;   // the next step begins a chunk: all threads' copies of it have come, and all have done with the last one
+        if (turn) { __syncthreads(); x_offset = (i + 1) / CHUNK_STEPS % 2 * x_buffer; } else __syncwarp();
+        #pragma unroll
+        for (int k = 0; k < 8; k++) {
+            #pragma unroll
+            for (int t = 0; t < TILES; t++) mma_bf16(d[t], tx[k], tw[t][k / 2][k % 2 * 2], tw[t][k / 2][k % 2 * 2 + 1]);
+            fetch_x(nx, k, x_offset);
+            if (k < 4) fetch_w(nw, k, fetch_slot);
+            else
+                #pragma unroll
+                for (int j = 0; j < TILES; j++) load_w(i + STAGES - 1, load_slot, (k - 4) * TILES + j);
+        }
+        if (turn) load_x((i + 1) / CHUNK_STEPS + 1);
+        cp_async_commit();
+        #pragma unroll
+        for (int j = 0; j < TILES * 4; j++) from[j] += 128;
+        x_offset += i + 2 < steps ? 256 : 0;   // the last step's fetch is of nothing; it stays inside
+        fetch_slot = fetch_slot == (STAGES - 1) * STAGE ? 0 : fetch_slot + STAGE;
+        load_slot = load_slot == (STAGES - 1) * STAGE ? 0 : load_slot + STAGE;
+    };
+    #pragma unroll 1
+    for (int i = 0; i < steps; i += 2) {
+        step(i, fx[0], fw[0], fx[1], fw[1]);
+        if (EVEN || i + 1 < steps) step(i + 1, fx[1], fw[1], fx[0], fw[0]);
+    }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    const int n = lane >> 2;   // d: row n of x, rows 2 (lane % 4) and the next of each tile of w
+    if (n >= N) return;
+    #pragma unroll
+    for (int t = 0; t < OWN; t++)
+        #pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int o = row0 + t * 8 + 2 * (lane & 3) + e;
+            if (o >= O) continue;
+            if constexpr (SWIGLU) {
+                const float gate = __bfloat162float(__float2bfloat16_rn(d[t][e])), up = __bfloat162float(__float2bfloat16_rn(d[OWN + t][e]));
+                m.y[n * m.ldy + o] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
+            } else {
+                float s = d[t][e] * m.scale;
+                if (m.residual) s += __bfloat162float(m.residual[n * m.ldy + o]);
+                if (m.bias) s += __bfloat162float(m.bias[o]);
+                m.y[n * m.ldy + o] = __float2bfloat16_rn(s);
+            }
+        }
+}
+static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
+static inline bool matvec_norm_possible(int64_t N, int64_t K) { return N <= 2 && K <= 8192; }   // more rows are normalised once, not in every block
+template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> static void matvec_launch_one(const Matvec *m, int rows, cudaStream_t stream) {
+    static bool allowed = false;
+    const int w_bytes = WARPS * STAGES * TILES * 8 * 256, x_bytes = NORM ? (int)ceil_div(m->K, 128) * 256 : 2 * (STAGES > 10 ? 2 : 1) * WARPS * 32 * 16;   // of a row of x
+    if (!allowed) {
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, WARPS, STAGES, SWIGLU, NORM, EVEN>, cudaFuncAttributeMaxDynamicSharedMemorySize, w_bytes + (NORM ? 2 * 8192 * 2 : MATVEC_ROWS * x_bytes)));
+        CUDA_CHECK(cudaFuncSetAttribute(matvec_kernel<TILES, WARPS, STAGES, SWIGLU, NORM, EVEN>, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
+        allowed = true;
+    }
+    launch_early(matvec_kernel<TILES, WARPS, STAGES, SWIGLU, NORM, EVEN>, dim3((unsigned)ceil_div(m->O, rows)), WARPS * 32, w_bytes + m->N * x_bytes, stream, *m);
+}
+template <int TILES, int WARPS, int STAGES, bool SWIGLU> static void matvec_launch(const Matvec *m, cudaStream_t stream) {
+    CHECK(matvec_possible(m->N) && m->K % 8 == 0 && m->ldx % 8 == 0 && (!m->norm || matvec_norm_possible(m->N, m->K)));
+    const int rows = (SWIGLU ? TILES / 2 : TILES) * 8 * WARPS;
+    const bool even = m->K % 256 == 0 && m->O % rows == 0;
+    if (m->norm && even) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, true, true>(m, rows, stream);
+    else if (m->norm) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, true, false>(m, rows, stream);
+    else if (even) matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, false, true>(m, rows, stream);
+    else matvec_launch_one<TILES, WARPS, STAGES, SWIGLU, false, false>(m, rows, stream);
+}
+// Narrow matrices have a warp for every 8 rows, and one block a multiprocessor with some 110 KB under way: with less, two
+// of the next product. Wide ones have a warp for every 16 rows and two blocks a multiprocessor.
+static inline void matvec(const Matvec *m, cudaStream_t stream) {
+    const int64_t warps = ceil_div(m->O, 8), each = device_multiprocessors();
+    if (warps <= 4 * each) matvec_launch<1, 4, 14, false>(m, stream);
+    else if (warps <= 6 * each) matvec_launch<1, 6, 9, false>(m, stream);
+    else matvec_launch<2, 4, 5, false>(m, stream);
+}
+// y (N, ldy) = silu(x gate^T) * (x up^T), w: gate (O, K) and behind it up (O, K)
+static inline void matvec_swiglu(const Matvec *m, cudaStream_t stream) { matvec_launch<2, 4, 5, true>(m, stream); }
+#endif
+#endif
