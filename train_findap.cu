@@ -153,7 +153,7 @@ struct Model {
     PagedCall call;          // of the last model_generate_forward
     CallGraph graphs[MAX_GRAPHS];
     int num_graphs;
-    int32_t *sampled, *sampled_host;   // (head_rows) tokens; on the host (2, head_rows), with their log-probs behind
+    int32_t *sampled, *sampled_host;   // (2 * head_rows) tokens, and behind the last one their log-probs; the same on the host
 };
 enum { STAGING = 16 << 20 };
 
@@ -1238,7 +1238,7 @@ void model_pages(Model *m, int64_t pages) {
     CUDA_CHECK(cudaMemsetAsync(m->keys, 0, (size_t)bytes, m->stream));
     CUDA_CHECK(cudaMemsetAsync(m->values, 0, (size_t)bytes, m->stream));
     if (m->decode_part_count) CUDA_CHECK(cudaMalloc((void **)&m->decode_part, (size_t)m->decode_part_count * sizeof(float)));
-    CUDA_CHECK(cudaMalloc((void **)&m->sampled, (size_t)m->head_rows * sizeof(int32_t)));
+    CUDA_CHECK(cudaMalloc((void **)&m->sampled, (size_t)m->head_rows * 2 * sizeof(int32_t)));
     CUDA_CHECK(cudaMallocHost((void **)&m->sampled_host, (size_t)m->head_rows * 2 * sizeof(int32_t)));
 }
 void model_page_copy(Model *m, int32_t from, int32_t to) {
@@ -1366,15 +1366,16 @@ void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *ro
         }
         upload_end(&m->sample_upload, some * (each + 1) + seen, m->stream);
         real *logits = (real *)m->scratch;
-        gather_rows(m->head_hidden, m->hidden, device + some * each, some, C, m->stream);
-        generate_matmul(m, logits, m->head_hidden, param(m, head_name(m), 0), NULL, NULL, some, m->head_rows, C, V, m->ldv);
+        bool all = some == m->call.N && matvec_possible(some);   // every place in its order, as when every request brings one token: hidden is what gathering it would give
+        for (int64_t i = 0; i < some && all; i++) all = index[done + i] == i;
+        if (!all) gather_rows(m->head_hidden, m->hidden, device + some * each, some, C, m->stream);
+        generate_matmul(m, logits, all ? m->hidden : m->head_hidden, param(m, head_name(m), 0), NULL, NULL, some, m->head_rows, C, V, m->ldv);
         sample_tokens(m->sampled, logits, m->ldv, (const SampleSettings *)device, device + some * (each + 1), seen > 0, some, V, m->stream);
-        cross_entropy(m->row_logp, logits, m->ldv, m->sampled, NULL, some, V, m->stream);
-        CUDA_CHECK(cudaMemcpyAsync(m->sampled_host, m->sampled, (size_t)some * sizeof(int32_t), cudaMemcpyDeviceToHost, m->stream));
-        CUDA_CHECK(cudaMemcpyAsync(m->sampled_host + m->head_rows, m->row_logp, (size_t)some * sizeof(float), cudaMemcpyDeviceToHost, m->stream));
+        cross_entropy((float *)m->sampled + some, logits, m->ldv, m->sampled, NULL, some, V, m->stream);   // right behind the tokens: one copy takes both
+        CUDA_CHECK(cudaMemcpyAsync(m->sampled_host, m->sampled, (size_t)some * 2 * sizeof(int32_t), cudaMemcpyDeviceToHost, m->stream));
         model_wait(m);
         memcpy(tokens + done, m->sampled_host, (size_t)some * sizeof(int32_t));
-        memcpy(logp + done, m->sampled_host + m->head_rows, (size_t)some * sizeof(float));
+        memcpy(logp + done, m->sampled_host + some, (size_t)some * sizeof(float));
     }
 }
 

@@ -87,6 +87,14 @@ static void bench(const Config *config, int64_t batch, int64_t prompt, int64_t f
         engine_call(g); engine_call(g);
         model_wait(m);
         profiler->flush(1);
+        std::sort(records.begin(), records.end(), [](const Record &a, const Record &b) { return a.end < b.end; });
+        std::map<std::string, std::pair<double, int>> step;   // how much later than the one before it each kernel ends, of a token's first to last: with kernels that overlap the time each takes
+        for (size_t i = 1; i < records.size(); i++) {
+            if (records[i].name == "copy" || records[i - 1].name == "copy" || records[i].name.find("gather") != std::string::npos) continue;
+            auto &s = step[records[i - 1].name.substr(0, 44) + " -> " + records[i].name.substr(0, 44)];
+            s.first += records[i].end - records[i - 1].end; s.second++;
+        }
+        for (auto &x : step) if (x.second.second >= 8) printf("    %8.2f us  %4d times  %s\n", 1e3 * x.second.first / x.second.second, x.second.second, x.first.c_str());
         print_profile(2, ms, "token");
         records.clear();
         std::vector<double> none;

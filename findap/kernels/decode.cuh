@@ -158,8 +158,8 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
     const int split = blockIdx.x, head = blockIdx.y, tile = a.first_tile + blockIdx.z, W = (a.NH + 2 * a.NKV) * HD;
     const int row0 = c.tiles ? c.tiles[tile] : tile, tokens = c.tiles ? c.tiles[tile + 1] - row0 : 1, rows = tokens * G;
     const int length = c.positions[row0] + tokens, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);   // positions rise by one
-    wait_for_previous();
     let_next_begin();
+    if (!FRESH) wait_for_previous();   // FRESH: all that is read of the pages has been there since the token before
     if (begin >= length) return;
     const int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
     const int32_t *table = c.pages + (int64_t)c.sequence[row0] * c.width;
@@ -181,23 +181,39 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
     };
     #pragma unroll
     for (int s = 0; s < DECODE_STAGES - 1; s++) load(first + s * DECODE_WARPS, s);
-    // of a new token: RoPE of its k, which goes with v into the page here and in memory; by the one warp of the card that has them in its last page
+    // Of a new token: RoPE of its k, which goes with v into the page here and in memory; by the one warp of the card that has them in its last page. Lanes 0 to 15 have k, the others
+    // v, each 8 numbers of either half of the head. The angles are known before the product is.
+    const int fresh_unit = lane % (UNITS / 2), fresh_row = (length - 1) % PAGE_TOKENS;
+    float4 angles[4], fq_angles[HD / 32][2];
+    Pack<bf16> fresh_low, fresh_high;
+    if (FRESH) {
+        const float *turn = a.turn + (int64_t)(length - 1) * HD;
+        #pragma unroll
+        for (int e = 0; e < 4; e++) angles[e] = *reinterpret_cast<const float4 *>(turn + fresh_unit * 16 + e * 4);
+        #pragma unroll
+        for (int i = 0; i < HD / 32; i++)
+            #pragma unroll
+            for (int b = 0; b < 2; b++) fq_angles[i][b] = *reinterpret_cast<const float4 *>(turn + (i * 16 + b * 8 + 2 * q4) * 2);
+        wait_for_previous();
+        const bf16 *from = a.qkv + (int64_t)row0 * W + (a.NH + (lane < 16 ? 0 : a.NKV) + head) * HD;
+        fresh_low = load_pack(from + fresh_unit * 8);
+        fresh_high = load_pack(from + HD / 2 + fresh_unit * 8);
+    }
     auto put_fresh = [&](uint32_t k, int page) {
-        const int row = (length - 1) % PAGE_TOKENS, u = lane % (UNITS / 2);
-        const bf16 *from = a.qkv + (int64_t)row0 * W + (a.NH + head) * HD;
-        const int64_t at = (((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS + row) * HD;
-        Pack<bf16> x = load_pack(from + (lane < 16 ? 0 : a.NKV * HD) + u * 8), y = load_pack(from + (lane < 16 ? 0 : a.NKV * HD) + HD / 2 + u * 8);
         if (lane % 16 >= UNITS / 2) return;
-        const float *turn = a.turn + ((int64_t)(length - 1) * (HD / 2) + u * 8) * 2;
+        const int64_t at = (((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS + fresh_row) * HD + fresh_unit * 8;
         if (lane < 16)
             #pragma unroll
-            for (int e = 0; e < 8; e++) turn_pair(&x.at[e], &y.at[e], turn[2 * e], turn[2 * e + 1]);
-        const uint32_t to = k + (lane < 16 ? 0 : PAGE_BYTES) + row * HD * 2;
-        const uint4 p = *reinterpret_cast<const uint4 *>(&x), q = *reinterpret_cast<const uint4 *>(&y);
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + ((u ^ (row & 7)) << 4)), "r"(p.x), "r"(p.y), "r"(p.z), "r"(p.w) : "memory");
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + (((u + UNITS / 2) ^ (row & 7)) << 4)), "r"(q.x), "r"(q.y), "r"(q.z), "r"(q.w) : "memory");
-        store_pack((lane < 16 ? a.k : a.v) + at + u * 8, x);
-        store_pack((lane < 16 ? a.k : a.v) + at + HD / 2 + u * 8, y);
+            for (int e = 0; e < 4; e++) {
+                turn_pair(&fresh_low.at[2 * e], &fresh_high.at[2 * e], angles[e].x, angles[e].y);
+                turn_pair(&fresh_low.at[2 * e + 1], &fresh_high.at[2 * e + 1], angles[e].z, angles[e].w);
+            }
+        const uint32_t to = k + (lane < 16 ? 0 : PAGE_BYTES) + fresh_row * HD * 2;
+        const uint4 p = *reinterpret_cast<const uint4 *>(&fresh_low), q = *reinterpret_cast<const uint4 *>(&fresh_high);
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + ((fresh_unit ^ (fresh_row & 7)) << 4)), "r"(p.x), "r"(p.y), "r"(p.z), "r"(p.w) : "memory");
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + (((fresh_unit + UNITS / 2) ^ (fresh_row & 7)) << 4)), "r"(q.x), "r"(q.y), "r"(q.z), "r"(q.w) : "memory");
+        store_pack((lane < 16 ? a.k : a.v) + at, fresh_low);
+        store_pack((lane < 16 ? a.k : a.v) + at + HD / 2, fresh_high);
     };
 
     uint32_t fq[HD / 16][4];
@@ -219,7 +235,7 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
         for (int i = 0; i < HD / 32; i++)
             #pragma unroll
             for (int b = 0; b < 2; b++) {
-                const float4 t = *reinterpret_cast<const float4 *>(a.turn + ((int64_t)(length - 1) * (HD / 2) + i * 16 + b * 8 + 2 * q4) * 2);
+                const float4 t = fq_angles[i][b];
                 bf16 *x = reinterpret_cast<bf16 *>(&fq[i][2 * b]), *y = reinterpret_cast<bf16 *>(&fq[i + HD / 32][2 * b]);
                 turn_pair(&x[0], &y[0], t.x, t.y);
                 turn_pair(&x[1], &y[1], t.z, t.w);
@@ -476,9 +492,16 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> _
         #pragma unroll
         for (int t = 0; t < TILES; t++) ldsm_x4(tw[t][k], at_w[k % 2] + slot + k / 2 * 128 + t * 2048);
     };
-    float d[TILES][4];
+    float d[TILES][4], added[OWN][2];   // added: the residual of this lane's results, asked for now: at the end it would be waited for
     #pragma unroll
     for (int t = 0; t < TILES * 4; t++) d[t / 4][t % 4] = 0.0f;
+    #pragma unroll
+    for (int t = 0; t < OWN && !SWIGLU; t++)
+        #pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const int o = row0 + t * 8 + 2 * (lane & 3) + e;
+            added[t][e] = m.residual && (lane >> 2) < N && o < O ? __bfloat162float(m.residual[(lane >> 2) * m.ldy + o]) : 0.0f;
+        }
     asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
     __syncthreads();
     #pragma unroll
@@ -525,7 +548,7 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> _
                 m.y[n * m.ldy + o] = __float2bfloat16_rn(gate * sigmoid(gate) * up);
             } else {
                 float s = d[t][e] * m.scale;
-                if (m.residual) s += __bfloat162float(m.residual[n * m.ldy + o]);
+                if (m.residual) s += added[t][e];
                 if (m.bias) s += __bfloat162float(m.bias[o]);
                 m.y[n * m.ldy + o] = __float2bfloat16_rn(s);
             }
