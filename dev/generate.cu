@@ -3,6 +3,7 @@
 //
 //     build/dev/generate llama3-8b                                        the shapes of the table below
 //     build/dev/generate llama3-8b --batch 1 --prompt 128 --new 256 --profile
+//     build/dev/generate qwen2.5-0.5b --same                              that a request's answer does not depend on its batch, bit for bit
 //
 // Decode: calls of the model in which every request brings one token, host and sampling included, by their median. All: first call to last token, prompts
 // included. What decoding must read is the weights, without the embedding table, and keys and values: at the bandwidth that reads alone reach, 4.27 TB/s, the roof.
@@ -105,14 +106,53 @@ static void bench(const Config *config, int64_t batch, int64_t prompt, int64_t f
     model_free(m);
 }
 
+// The same requests - prompts of all lengths, some with the same beginning, drawn at temperature 0.8 - in batches of 1, 7 and 24: every token and every bit of the log-probs
+static bool same_in_any_batch(const Config *config) {
+    const int64_t requests = 24, fresh = 40, T = 700;
+    std::vector<std::vector<int32_t>> ids[3];
+    std::vector<std::vector<float>> logp[3];
+    const int64_t batches[3] = {1, 7, 24};
+    bool same = true;
+    for (int k = 0; k < 3; k++) {
+        Model *m = model_create(config, 3, T, false, NULL);
+        init_on_device(m);
+        Engine *g = engine_new(m, NULL, batches[k], 3 * T, T, batches[k] * pages_for(T) + 1);
+        Error e;
+        ids[k].resize(requests); logp[k].resize(requests);
+        for (int64_t i = 0; i < requests; i++) {
+            Request *r = (Request *)xcalloc(1, sizeof(Request));
+            const int64_t n = 1 + (int64_t)(random_bits(31, (uint64_t)i) % 600);
+            r->number = i; r->max_new = fresh; r->seed = (uint64_t)(100 + i); r->sampling.temperature = 0.8; r->sampling.top_p = i % 3 ? 1 : 0.9; r->sampling.top_k = i % 4 ? 0 : 50; r->sampling.repetition_penalty = i % 5 ? 1 : 1.2;
+            for (int64_t j = 0; j < n; j++) ids_add(&r->ids, (int32_t)(random_bits((uint64_t)(40 + i % 6), (uint64_t)j) % (uint32_t)config->vocab_size));
+            if (!engine_add(g, r, &e)) die("%s", e.text);
+        }
+        for (Request *r; (r = engine_next(g)) != NULL; free(r)) {
+            ids[k][(size_t)r->number].assign(r->ids.data, r->ids.data + r->ids.len);
+            logp[k][(size_t)r->number].assign(r->logp, r->logp + fresh);
+            request_free(r);
+        }
+        engine_free(g);
+        model_free(m);
+    }
+    for (int k = 1; k < 3; k++)
+        for (size_t i = 0; i < (size_t)requests; i++) {
+            if (ids[k][i] == ids[0][i] && memcmp(logp[k][i].data(), logp[0][i].data(), (size_t)fresh * sizeof(float)) == 0) continue;
+            same = false;
+            printf("FAILED: request %d in a batch of %d is another than alone\n", (int)i, (int)batches[k]);
+        }
+    printf("%s: 24 requests in batches of 1, 7 and 24: the same tokens and bits of log-probs\n", same ? "ok" : "FAILED");
+    return same;
+}
+
 int main(int argc, char **argv) {
     program_name = "generate";
     int64_t batch = 0, prompt = 128, fresh = 128, requests = 0;
     double temperature = 0;
-    bool profile = false, help = false;
+    bool profile = false, help = false, same = false;
     Flag flags[] = {{"--batch", FLAG_INT, &batch, "N", "requests at a time, 0: the table", 0, 65536, false}, {"--prompt", FLAG_INT, &prompt, "N", "tokens of a prompt", 1, 65535, false},
                     {"--new", FLAG_INT, &fresh, "N", "tokens of an answer", 1, 65535, false}, {"--requests", FLAG_INT, &requests, "N", "in all, 0: one batch", 0, 1 << 20, false},
-                    {"--temperature", FLAG_DOUBLE, &temperature, "X", "0: greedy", 0, 100, false}, {"--profile", FLAG_BOOL, &profile, NULL, "a token, kernel by kernel", 0, 0, false}};
+                    {"--temperature", FLAG_DOUBLE, &temperature, "X", "0: greedy", 0, 100, false}, {"--profile", FLAG_BOOL, &profile, NULL, "a token, kernel by kernel", 0, 0, false},
+                    {"--same", FLAG_BOOL, &same, NULL, "no times: the same requests in several batches", 0, 0, false}};
     const int n = (int)(sizeof flags / sizeof *flags);
     Error e;
     Config config;
@@ -120,6 +160,7 @@ int main(int argc, char **argv) {
     if (!flags_parse(argc, argv, 2, flags, n, NULL, &help, &e)) die("%s", e.text);
     if (help || argc < 2 || !known_config(argv[1], &config)) { flags_help("generate llama3-8b|llama3.2-1b|qwen2.5-1.5b|qwen2.5-0.5b [flags]", "Times the generation engine.", flags, n); return help ? 0 : 1; }
     printf("%s, %s\n", argv[1], REAL_NAME);
+    if (same) { const bool ok = same_in_any_batch(&config); fflush(stdout); _exit(!ok); }
     if (batch) bench(&config, batch, prompt, fresh, requests ? requests : batch, temperature, profile && profiler_open(&profiler) ? &profiler : NULL);
     else {
         static const struct { int64_t batch, prompt, fresh, requests; } table[] = {{1, 128, 256, 1}, {1, 1024, 128, 1}, {8, 512, 64, 8}, {64, 512, 64, 64}, {256, 512, 64, 256}, {256, 960, 128, 256}, {256, 778, 128, 1024}};
