@@ -117,6 +117,15 @@ static inline int device_multiprocessors(void) {
     }
     return count;
 }
+static inline int device_shared_bytes(void) {   // that a block may ask for
+    static int bytes = 0;
+    if (bytes == 0) {
+        int device;
+        CUDA_CHECK(cudaGetDevice(&device));
+        CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    }
+    return bytes;
+}
 static inline int device_capability(void) {   // 90 on Hopper
     static int capability = 0;
     if (capability == 0) {
@@ -141,12 +150,20 @@ __device__ inline void let_next_begin(void) {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+// Only where the code that runs has these instructions: compiled for sm_90, and on it. Newer cards run what was compiled for sm_80, which would not wait.
+static inline bool launches_early(void) {
+#if defined(__CUDA_ARCH_LIST__) && !defined(FINDAP_RACECHECK)
+    static const int compiled[] = {__CUDA_ARCH_LIST__};
+    for (int arch : compiled) if (arch == 900 && device_capability() == 90) return true;
+#endif
+    return false;
+}
 template <typename... P, typename... A> static void launch_early(void (*kernel)(P...), dim3 grid, int threads, int shared_bytes, cudaStream_t stream, A... arguments) {
     cudaLaunchConfig_t c = {};
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = grid; c.blockDim = dim3((unsigned)threads); c.dynamicSmemBytes = (size_t)shared_bytes; c.stream = stream; c.attrs = &early; c.numAttrs = device_capability() >= 90;
+    c.gridDim = grid; c.blockDim = dim3((unsigned)threads); c.dynamicSmemBytes = (size_t)shared_bytes; c.stream = stream; c.attrs = &early; c.numAttrs = launches_early();
     CUDA_CHECK(cudaLaunchKernelEx(&c, kernel, (P)arguments...));
 }
 #endif

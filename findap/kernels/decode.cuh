@@ -554,8 +554,9 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> _
             }
         }
 }
-static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS; }
-static inline bool matvec_norm_possible(int64_t N, int64_t K) { return N <= 2 && K <= 8192; }   // more rows are normalised once, not in every block
+// 176 KB of shared memory at most: Hopper has them; elsewhere a few rows are the library's business as many are, with the same bits
+static inline bool matvec_possible(int64_t N) { return N <= MATVEC_ROWS && device_shared_bytes() >= 180 << 10; }
+static inline bool matvec_norm_possible(int64_t N, int64_t K) { return N <= 2 && K <= 8192 && matvec_possible(N); }   // more rows are normalised once, not in every block
 template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> static void matvec_launch_one(const Matvec *m, int rows, cudaStream_t stream) {
     static bool allowed = false;
     const int w_bytes = WARPS * STAGES * TILES * 8 * 256, x_bytes = NORM ? (int)ceil_div(m->K, 128) * 256 : 2 * (STAGES > 10 ? 2 : 1) * WARPS * 32 * 16;   // of a row of x
