@@ -15,9 +15,13 @@ check() {   # name, command...: passes when the command does; shows its last lin
 }
 
 bash scripts/compare.sh || status=1
-for program in attention_check attention_forward attention_backward rmsnorm swiglu cross_entropy elementwise adamw lora; do
+for program in attention_check attention_forward attention_backward rmsnorm swiglu cross_entropy elementwise adamw lora decode; do
     [ -x build/dev/$program ] && check "kernels: $program" build/dev/$program check
 done
+
+# generation: test_generate.c over the GPU twin in fp32, against transformers; in bf16 the same answers whatever the batch
+[ -x build/test_generate_gpu ] && check "generate: as transformers, fp32" build/test_generate_gpu
+for model in qwen2.5-0.5b llama3.2-1b; do [ -x build/dev/generate ] && check "generate: $model, batches of 1, 7, 24" build/dev/generate $model --same; done
 
 rows="--data build/compare/shards/reports build/compare/shards/questions --seq-len 333 --step-tokens 1332 --micro-rows 2"
 small="--init random --init-seed 5 $rows --lr 1e-3"
@@ -30,9 +34,11 @@ if command -v compute-sanitizer >/dev/null; then
     adapter="--model build/compare/llama64/base $rows --lr 1e-2 --lora-rank 16"   # and the kernels of lora_thin.cuh, at shapes that fill no tile
     for tool in memcheck initcheck; do
         check "$tool: LoRA, 2 steps" compute-sanitizer --tool $tool --error-exitcode 1 build/train_findap $adapter --steps 2 --out $dir/$tool --overwrite
+        [ -x build/dev/decode ] && check "$tool: decode" compute-sanitizer --tool $tool --error-exitcode 1 build/dev/decode tiny
         [ -x build/dev/lora ] && check "$tool: lora" compute-sanitizer --tool $tool --error-exitcode 1 build/dev/lora tiny
     done
     check "racecheck: LoRA, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck $adapter --steps 1 --out $dir/racecheck --overwrite
+    [ -x build/dev/decode ] && check "racecheck: decode" compute-sanitizer --tool racecheck --error-exitcode 1 build/dev/decode tiny
     # a build whose GEMMs are plain ones: the tool stops inside the library's
     for model in llama64 qwen128; do
         check "racecheck: $model, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/$model $small --steps 1 --out $dir/racecheck --overwrite
