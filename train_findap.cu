@@ -1079,6 +1079,7 @@ void model_forward(Model *m, const Batch *b) {
     comm_wait_end(m->comm);
 }
 
+static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy);   // see "generation"
 // Only places with a weighted target are looked at, head_rows at a time: gathered, multiplied with the LM head, turned into
 // log-probabilities and, in place, gradients, multiplied back and scattered. The last piece is filled up to a multiple of 256
 // with rows of coefficient 0, so that there are few GEMM shapes.
@@ -1107,7 +1108,8 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
         const int32_t *row_place = device + done, *row_target = device + room + done;
         const float *c = (const float *)(device + 2 * room) + done;
         gather_rows(m->head_hidden, m->hidden, row_place, rows, C, s);
-        matmul_forward(&m->gemm, logits, m->head_hidden, w, NULL, NULL, rows, C, V, m->ldv, s);
+        if (m->training) matmul_forward(&m->gemm, logits, m->head_hidden, w, NULL, NULL, rows, C, V, m->ldv, s);
+        else generate_matmul(m, logits, m->head_hidden, w, NULL, NULL, rows, m->head_rows, C, V, m->ldv);   // a score depends on no other row
         cross_entropy(m->row_logp, logits, m->ldv, row_target, coef ? c : NULL, rows, V, s);
         scatter_numbers(m->logp, m->row_logp, row_place, known, s);
         if (!coef) continue;
@@ -1141,7 +1143,7 @@ void model_backward(Model *m, const Batch *b) {
 
 void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
     int64_t C = m->config.hidden_size, V = m->config.vocab_size, room = m->head_rows;
-    real *host = (real *)xmalloc(room * m->ldv * (int64_t)sizeof(real));
+    real *host = (real *)xmalloc((n < room ? n : room) * m->ldv * (int64_t)sizeof(real));
     for (int64_t done = 0; done < n; done += room) {
         int64_t rows = n - done < room ? n - done : room;
         int32_t *place = upload_begin(&m->head_upload);
@@ -1203,7 +1205,12 @@ static void tune_generation(Model *m) {
     real *a, *b;
     char *d, *d2;
     int *differs;
-    const int64_t big = c->vocab_size > 2 * F ? c->vocab_size * C : 2 * F * C, inputs = big > room * F ? big : room * F, most = room * 2 * F, outputs = 256 * m->ldv > most ? 256 * m->ldv : most;
+    int64_t inputs = 0, outputs = 0;
+    for (const auto &p : products) {
+        const int64_t rows = p.O == c->vocab_size ? 256 : room;
+        for (int64_t x : {p.K * p.O, rows * p.K, rows * p.ldy}) inputs = x > inputs ? x : inputs;   // w, x, and what is added
+        outputs = rows * p.ldy > outputs ? rows * p.ldy : outputs;
+    }
     size_t available = 0, total;
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     if ((int64_t)available < 2 * (2 * inputs + 2 * outputs)) return;
@@ -1232,7 +1239,11 @@ void model_pages(Model *m, int64_t pages) {
     tune_generation(m);
     m->num_pages = pages;
     m->decode_part_count = decode_scratch(room, c->num_heads, c->head_dim, m->T);
-    if (m->decode_part_count > most) m->decode_part_count = most;
+    const int64_t tile = decode_scratch(decode_tile_tokens(c->num_heads, c->num_kv_heads), c->num_heads, c->head_dim, m->T);
+    if (m->decode_part_count > most) m->decode_part_count = most > tile ? most : tile;
+    if (!decode_possible(c->num_heads, c->num_kv_heads, c->head_dim) && m->T * 4 > attention_pages_plain_bytes())
+        die("generation of %lld tokens: with head_dim %lld and %lld query heads to a key/value head at most %d are possible on this GPU ---> shorten prompts or answers, or use the CPU twin", (long long)m->T,
+            (long long)c->head_dim, (long long)(c->num_heads / c->num_kv_heads), attention_pages_plain_bytes() / 4);
     CUDA_CHECK(cudaMalloc((void **)&m->keys, (size_t)bytes));
     CUDA_CHECK(cudaMalloc((void **)&m->values, (size_t)bytes));
     CUDA_CHECK(cudaMemsetAsync(m->keys, 0, (size_t)bytes, m->stream));
@@ -1288,7 +1299,7 @@ static void layer_generate(Model *m, int64_t l, real *next) {
         added = adapters_generate(m, l, 0, y->qkv, W, y->norm1, NULL, N);
         generate_matmul(m, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, room, C, W, W);   // q, k, v in one
     }
-    const bool turns = fused && !m->call.tiles && decode_possible(NH, NKV, HD);   // attention itself turns q and k
+    const bool turns = fused && N == 1 && decode_possible(NH, NKV, HD);   // attention itself turns q and k; not of two rows, of which one may read the page that the other writes
     if (!turns) rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
     if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, turns ? m->rope_table : NULL, &m->call, m->decode_part, m->decode_part_count, NH, NKV, HD, s);
     else attention_pages_plain(y->att, y->qkv, k, v, &m->call, NH, NKV, HD, s);

@@ -279,6 +279,7 @@ FN Room run_room(const Run *s) {
     int64_t most = run_jobs(s);
     Room r;
     r.T = s->longest + run_new_room(s);
+    if (r.T < 1) r.T = 1;   // every row is left out
     r.batch = s->o->batch < most ? s->o->batch : most;
     r.B = ((r.batch > CALL_TOKENS ? r.batch : CALL_TOKENS) + r.T - 1) / r.T;
     r.pages = r.batch * pages_for(r.T) + 1;

@@ -174,6 +174,11 @@ static void probabilities_judge(void **state) {
     assert_true(summary("calibration.judged_right_is_wrong") == cells[1][0] && summary("new_answers") < N + 3 && summary("new_answers") > 0);
     free(whole); free(again);
     // a judge that has something else to say
+    put("unasked.jsonl", "{\"prompt\":\"count\",\"answer\":\"\"}\n{\"prompt\":\"count\",\"answer\":\"z\",\"reached_cap\":true}\n");   // no row asks anything: there is no longest prompt
+    run_genrm(0, "judge --mode yesno --model @model --prompt @judge.txt --yes R --no a --answers @unasked.jsonl --out @unasked_judged.jsonl");
+    json_t *none[MAX_ROWS];
+    assert_int_equal(rows_of("unasked_judged.jsonl", "line", none), 2);
+    for (int i = 0; i < 2; i++) { assert_true(json_is_null(json_object_get(none[i], "verdict"))); json_decref(none[i]); }
     run_genrm(0, "judge --mode yesno --model @model --prompt @judge.txt --yes ! --no ? --answers @count.jsonl --out @outside.jsonl --quiet");
     assert_true(summary("judged.no_verdict") == N && summary("undecided") == N + 3);
     // and one that cannot write JSON at all

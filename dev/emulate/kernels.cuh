@@ -133,6 +133,7 @@ static void rope_store(real *qkv, real *k, real *v, const float *table, const Pa
 static void page_copy(real *k, real *v, int32_t from, int32_t to, int64_t page, int64_t layer, int64_t layers, cudaStream_t) {
     for (int64_t l = 0; l < layers; l++) for (real *x : {k, v}) memcpy((void *)(x + l * layer + to * page), x + l * layer + from * page, (size_t)page * sizeof(real));
 }
+static int attention_pages_plain_bytes(void) { return 1 << 30; }
 static void attention_pages_plain(real *out, const real *qkv, const real *k, const real *v, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t) {
     for (int64_t n = 0; n < c->N; n++) for (int64_t h = 0; h < NH; h++) {
         int64_t seen = c->positions[n] + 1, g = h / (NH / NKV);

@@ -78,10 +78,10 @@ static inline void page_copy(real *k, real *v, int32_t from, int32_t to, int64_t
 }
 
 // Attention and a product as they are written down: any head_dim and width, fp32 too
-__global__ static void attention_pages_plain_kernel(real *out, const real *qkv, const real *k, const real *v, const __grid_constant__ PagedCall c, int NH, int NKV, int HD) {
+__global__ static void attention_pages_plain_kernel(real *out, const real *qkv, const real *k, const real *v, const __grid_constant__ PagedCall c, int64_t first, int NH, int NKV, int HD) {
     extern __shared__ float plain_scores[];   // (positions + 1)
     __shared__ float shared[33];
-    const int64_t n = blockIdx.y;
+    const int64_t n = first + blockIdx.y;
     const int h = blockIdx.x, kv = h / (NH / NKV), seen = c.positions[n] + 1;
     const int32_t *table = c.pages + c.sequence[n] * c.width;
     const real *q = qkv + n * (NH + 2 * NKV) * HD + h * HD;
@@ -112,9 +112,11 @@ __global__ static void matmul_plain_kernel(real *y, int64_t ldy, const real *x, 
     if (bias) s += to_float(bias[o]);
     y[n * ldy + o] = from_float<real>(s);
 }
+static inline int attention_pages_plain_bytes(void) { return device_shared_bytes() - 1024; }   // of scores, 4 a token
 static inline void attention_pages_plain(real *out, const real *qkv, const real *k, const real *v, const PagedCall *c, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
     CUDA_CHECK(cudaFuncSetAttribute(attention_pages_plain_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)c->longest * 4 > 48 << 10 ? (int)c->longest * 4 : 48 << 10));
-    attention_pages_plain_kernel<<<dim3((unsigned)NH, (unsigned)c->N), 128, (size_t)c->longest * 4, stream>>>(out, qkv, k, v, *c, (int)NH, (int)NKV, (int)HD);
+    for (int64_t n = 0; n < c->N; n += 32768)
+        attention_pages_plain_kernel<<<dim3((unsigned)NH, (unsigned)(c->N - n < 32768 ? c->N - n : 32768)), 128, (size_t)c->longest * 4, stream>>>(out, qkv, k, v, *c, n, (int)NH, (int)NKV, (int)HD);
     CUDA_CHECK(cudaGetLastError());
 }
 static inline void matmul_plain(real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O, cudaStream_t stream) {
@@ -357,7 +359,7 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, bf16 *k, bf16 *v
     void (*kernel)(Decode, PagedCall) = HD == 128 ? turn ? decode_attention_kernel<128, true, true> : c->tiles ? decode_attention_kernel<128, false, false> : decode_attention_kernel<128, true, false>
                                                   : turn ? decode_attention_kernel<64, true, true> : c->tiles ? decode_attention_kernel<64, false, false> : decode_attention_kernel<64, true, false>;
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    const int64_t tile_part = decode_scratch(c->tiles ? decode_tile_tokens(NH, NKV) : 1, NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 32768, most = fit < 32768 ? fit : 32768;
+    const int64_t tile_part = decode_scratch(c->tiles ? decode_tile_tokens(NH, NKV) : 1, NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 65535, rows_fit = 65535 / decode_tile_tokens(NH, NKV), most = fit < rows_fit ? fit : rows_fit;
     CHECK(most > 0);
     for (int64_t tile = 0; tile < c->num_tiles; tile += most) {
         const int64_t tiles = c->num_tiles - tile < most ? c->num_tiles - tile : most, end = tile + tiles;

@@ -171,7 +171,7 @@ static inline void matmul_forward(Gemm *g, real *y, const real *x, const real *w
 // the same for generation, y = scale x w^T ..., x with rows ldx apart: the first ones of `rows` rows are wanted, the others are there, whatever they hold
 static inline GemmShape shape_generate(int64_t rows, int64_t K, int64_t O, int64_t ldx, int64_t ldy, bool residual, bool bias, float scale) {
     GemmShape s = gemm_shape(O, rows, K, K, ldx, ldy, true, false, residual, bias, false);
-    s.unsplit = true; s.inside = ldx != K; s.scale = scale;   // ldx is not K where an adapter reads its own columns
+    s.unsplit = true; s.inside = ldx != K || ldy != O; s.scale = scale;   // where an adapter reads or writes its own columns
     return s;
 }
 // dx (N, K) = or += dy (N, O; row stride ldy) w
