@@ -3,6 +3,8 @@
 //
 // Both are bound by bytes. Attention reads each key and value once, for all query heads of its group: 4 HD bytes a token and key/value head. A product with up to 8 rows
 // reads the matrix once: 2 K O bytes. The tensor cores are used because they are the cheapest way to multiply what has arrived, mostly by zeros.
+// On an H200, of the bandwidth of a copy: 256 rows of 1,024 tokens 95 %; one row times Llama-3-8B's gate and up 102 %, LM head 108 % (reads alone are faster than a copy), down 94 %,
+// qkv 80 %, o 68 %: there beginning and end count (dev/decode.cu).
 //
 // A row's result does not depend on which other rows there are, bit for bit: how attention is split depends on a row's own length, and a product's sum is one chain over K,
 // sixteen numbers at a time in rising order. That is the sum that cuBLASLt's kernels have too, those that do not split K (matmul.cuh, `unsplit`): mma.sync, wgmma of any
