@@ -18,6 +18,8 @@
 //   trained weight is, exact in fp32 as bf16 and remainder: the GEMMs read bf16 anyway, and one kind of trained weight is one kernel, one
 //   arena, one kind of checkpoint. What is kept of a layer is what is kept without LoRA, and xa besides (some 1 % of it): the input of
 //   a frozen projection without an adapter could go, but then what is kept would depend on the targets.
+// - Generation. layer_generate and layers_generate are layer_forward and layers_forward of the C file's `call`: other kernels (kernels/decode.cuh), by which no row's bits
+//   depend on how many others there are.
 //
 // Dimensions are those of train_findap.c: B T C L NH NKV HD V F W R, N = B*T. TP: T rounded up to 64, the stride of lse.
 
@@ -1079,7 +1081,23 @@ void model_forward(Model *m, const Batch *b) {
     comm_wait_end(m->comm);
 }
 
-static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy);   // see "generation"
+// Rows that a product is computed of where N are wanted: few sizes, so that few algorithms have to be chosen
+static int64_t generate_rows(int64_t N, int64_t room) {
+    int64_t rows = N <= 64 ? 64 : N <= 128 ? 128 : ceil_div(N, 256) * 256;
+    return rows < room ? rows : room;
+}
+// y (N, ldy) = scale x (N, ldx) w^T ...: any number of rows, the same bits for each: a few by matvec, more by the library's unsplit sums. room: rows that x and y have
+static void generate_product(Model *m, real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t room, int64_t K, int64_t O) {
+    if (sizeof(real) == 4) matmul_plain(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
+    else if (matvec_possible(N)) {
+        const Matvec v = {y, x, w, bias, residual, NULL, scale, 0, ldx, ldy, (int)N, (int)K, (int)O};
+        matvec(&v, m->stream);
+    }
+    else gemm_run(&m->gemm, shape_generate(generate_rows(N, room), K, O, ldx, ldy, residual != NULL, bias != NULL, scale), w, x, residual, y, bias, m->stream);
+}
+static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy) {
+    generate_product(m, y, ldy, x, K, w, bias, residual, 1.0f, N, room, K, O);
+}
 // Only places with a weighted target are looked at, head_rows at a time: gathered, multiplied with the LM head, turned into
 // log-probabilities and, in place, gradients, multiplied back and scattered. The last piece is filled up to a multiple of 256
 // with rows of coefficient 0, so that there are few GEMM shapes.
@@ -1166,23 +1184,6 @@ void model_logits(Model *m, const int64_t *index, int64_t n, float *logits) {
 static int64_t pages_numbers(const Config *c, int64_t pages) { return pages * c->num_kv_heads * PAGE_TOKENS * c->head_dim; }   // keys of a layer
 int64_t model_pages_bytes(const Config *c, int64_t pages) { return 2 * c->num_layers * pages_numbers(c, pages) * (int64_t)sizeof(real); }
 
-// Rows that a product is computed of where N are wanted: few sizes, so that few algorithms have to be chosen
-static int64_t generate_rows(int64_t N, int64_t room) {
-    int64_t rows = N <= 64 ? 64 : N <= 128 ? 128 : ceil_div(N, 256) * 256;
-    return rows < room ? rows : room;
-}
-// y (N, ldy) = scale x (N, ldx) w^T ...: any number of rows, the same bits for each: a few by matvec, more by the library's unsplit sums. room: rows that x and y have
-static void generate_product(Model *m, real *y, int64_t ldy, const real *x, int64_t ldx, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t room, int64_t K, int64_t O) {
-    if (sizeof(real) == 4) matmul_plain(y, ldy, x, ldx, w, bias, residual, scale, N, K, O, m->stream);
-    else if (matvec_possible(N)) {
-        const Matvec v = {y, x, w, bias, residual, NULL, scale, 0, ldx, ldy, (int)N, (int)K, (int)O};
-        matvec(&v, m->stream);
-    }
-    else gemm_run(&m->gemm, shape_generate(generate_rows(N, room), K, O, ldx, ldy, residual != NULL, bias != NULL, scale), w, x, residual, y, bias, m->stream);
-}
-static void generate_matmul(Model *m, real *y, const real *x, const real *w, const real *bias, const real *residual, int64_t N, int64_t room, int64_t K, int64_t O, int64_t ldy) {
-    generate_product(m, y, ldy, x, K, w, bias, residual, 1.0f, N, room, K, O);
-}
 // adapters_forward by such products
 static const real *adapters_generate(Model *m, int64_t l, int s, real *y, int64_t ldy, const real *x, const real *residual, int64_t N) {
     LoraSide side[3];
@@ -1363,7 +1364,7 @@ void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *ro
     for (int64_t done = 0; done < n; done += m->head_rows) {
         const int64_t some = n - done < m->head_rows ? n - done : m->head_rows;
         int64_t seen = 0;
-        for (int64_t i = 0; i < some; i++) seen += rows[done + i].sampling.repetition_penalty != 1.0 ? rows[done + i].num_seen : 0;
+        for (int64_t i = 0; i < some; i++) seen += sample_num_seen(&rows[done + i]);
         upload_reserve(&m->sample_upload, some * (each + 1) + seen, m->stream);
         int32_t *host = upload_begin(&m->sample_upload), *place = host + some * each, *all_seen = place + some, *device = m->sample_upload.device, begin = 0;
         for (int64_t i = 0; i < some; i++) {
@@ -1371,9 +1372,8 @@ void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *ro
             const SampleSettings settings = sample_settings(r, V, begin);
             memcpy(host + i * each, &settings, sizeof settings);
             place[i] = (int32_t)index[done + i];
-            const int64_t n_seen = r->sampling.repetition_penalty != 1.0 ? r->num_seen : 0;
-            memcpy(all_seen + begin, r->seen, (size_t)n_seen * sizeof(int32_t));
-            begin += (int32_t)n_seen;
+            memcpy(all_seen + begin, r->seen, (size_t)sample_num_seen(r) * sizeof(int32_t));
+            begin += (int32_t)sample_num_seen(r);
         }
         upload_end(&m->sample_upload, some * (each + 1) + seen, m->stream);
         real *logits = (real *)m->scratch;

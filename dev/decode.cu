@@ -1,8 +1,8 @@
-// decode.cu: the ladder of findap/kernels/decode.cuh: attention over pages, and a few rows times a matrix. How to call it: dev/ladder.cuh.
+// decode.cu: the ladder of findap/kernels/decode.cuh: attention over pages, and a few rows times a matrix; and the check of sample.cuh. How to call it: dev/ladder.cuh.
 // Bytes that must move: of attention the keys and values of every row, 4 HD a token and key/value head; of a product the matrix.
 #include "ladder.cuh"                      // defines: Array, ladder_*, expect*
-#include "../findap/kernels/decode.cuh"    // defines: kv_store, decode_attention, matvec
-#include "../findap/kernels/matmul.cuh"    // defines: Gemm, matmul_forward
+#include "../findap/kernels/decode.cuh"    // defines: rope_store, decode_attention, matvec, matvec_swiglu
+#include "../findap/kernels/matmul.cuh"    // defines: Gemm, gemm_run, shape_generate, matmul_forward
 #include "../findap/kernels/rmsnorm.cuh"   // defines: rmsnorm_forward
 #include "../findap/kernels/sample.cuh"    // defines: sample_tokens, sample_settings
 #include <memory>                          // defines: std::unique_ptr

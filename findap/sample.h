@@ -24,6 +24,8 @@ typedef struct {
     int64_t num_seen;
 } SampleRow;
 
+FN int64_t sample_num_seen(const SampleRow *r) { return r->sampling.repetition_penalty != 1 ? r->num_seen : 0; }   // tokens that matter
+
 FN int compare_falling(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
     return x < y ? 1 : x > y ? -1 : 0;
@@ -34,7 +36,7 @@ FN void sample_filter(float *z, float *sorted, const float *logits, int64_t V, c
     const Sampling *s = &row->sampling;
     float penalty = (float)s->repetition_penalty, temperature = (float)s->temperature, maximum = -INFINITY;
     memcpy(z, logits, (size_t)V * sizeof(float));
-    for (int64_t i = 0; i < row->num_seen && penalty != 1.0f; i++) {   // from the logit, not from z: a second time changes nothing
+    for (int64_t i = 0; i < sample_num_seen(row); i++) {   // from the logit, not from z: a second time changes nothing
         float x = logits[row->seen[i]];
         z[row->seen[i]] = x < 0 ? x * penalty : x / penalty;
     }

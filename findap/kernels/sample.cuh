@@ -8,7 +8,7 @@
 #ifndef FINDAP_KERNELS_SAMPLE_CUH
 #define FINDAP_KERNELS_SAMPLE_CUH
 #include "cuda.cuh"         // defines: real, Pack, load_pack, block_max, CUDA_CHECK
-#include "findap/sample.h"  // defines: SampleRow, random_uniform
+#include "findap/sample.h"  // defines: SampleRow, sample_num_seen, random_uniform
 
 typedef struct {
     float temperature, penalty;
@@ -22,7 +22,7 @@ static inline SampleSettings sample_settings(const SampleRow *r, int64_t V, int3
     memset(&d, 0, sizeof d);
     d.temperature = (float)s->temperature; d.penalty = (float)s->repetition_penalty; d.top_p = s->top_p; d.log_min_p = s->min_p > 0 ? log(s->min_p) : -INFINITY;
     d.seed = r->seed; d.position = (uint64_t)r->position; d.top_k = s->top_k < V ? (int32_t)s->top_k : 0;
-    d.seen = seen_begin; d.num_seen = s->repetition_penalty != 1.0 ? (int32_t)r->num_seen : 0;
+    d.seen = seen_begin; d.num_seen = (int32_t)sample_num_seen(r);
     return d;
 }
 
