@@ -1,5 +1,5 @@
-// answers.h: rows in, a model asked about each, lines out: what `genrm sample`, `judge` and `correct` have in common. A command says what a row asks (item), what goes
-// into the line of what was said (line), and what it makes of lines that are there already (had); all else is here.
+// answers.h: rows in, a model asked about each, lines out: what `genrm sample`, `judge` and `correct` and `eval` have in common. A command says what a row asks (item, or
+// part where it asks several things), what goes into the line of what was said (line), and what it makes of lines that are there already (had); all else is here.
 //
 // Who is asked is the model in this process, through the engine (generate.h), or one behind an HTTP endpoint (endpoint.h). Rows about which nobody has to be asked get their
 // line at once. Several ranks: answer i is rank i % size's, and each writes to its own file (answer_file.h); on a rank is a whole model, and they meet at the end only.
@@ -8,8 +8,8 @@
 #ifndef FINDAP_ANSWERS_H
 #define FINDAP_ANSWERS_H
 #include "answer_file.h" // defines: AnswerFile
+#include "answer_flags.h" // defines: Options
 #include "endpoint.h"    // defines: Endpoint, endpoint_ask
-#include "flags.h"       // defines: StringList
 #include "generate.h"    // defines: Engine, Request, engine_add, engine_next, stops_find
 #include "log.h"         // defines: FINDAP_DEVICE, json_finite
 #include "lora.h"        // defines: lora_read_config, lora_load_dir
@@ -22,17 +22,6 @@
 enum { CHECKED_ANSWERS = 32 };   // whose log-probs are computed a second time
 #define PROGRESS_SECONDS 10
 
-typedef struct {
-    const char *model, *in, *out, *adapter, *template_name, *system, *wrap;
-    const char *mode, *prompt, *gold, *kind, *yes, *no;   // of judges
-    int64_t n, max_new, seed, batch, connections, context;
-    Sampling sampling;
-    StringList stop;
-    EndpointOptions endpoint;
-    double tolerance, least;
-    bool dry_run, quiet;
-} Options;
-
 // why nobody is asked about a row
 typedef enum { SKIP_NOT, SKIP_VERIFIED, SKIP_EMPTY, SKIP_CAPPED, SKIP_NO_REFERENCE, SKIP_TOO_LONG, SKIP_NOT_WRONG, NUM_SKIP } Skip;
 FN const char *const skip_names[NUM_SKIP] = {"", "verified", "empty_answer", "reached_cap", "no_reference", "prompt_too_long", "not_judged_wrong"};
@@ -44,7 +33,7 @@ typedef struct {
     Skip skip;
 } Item;
 
-typedef struct { const Request *request; Text text; bool capped; } Said;   // request: NULL, an endpoint said it
+typedef struct { const Request *request; Text text; bool capped; const Request *const *requests; int num_requests; } Said;   // request: the last of them; NULL, an endpoint said it
 
 enum { MAX_OUTCOMES = 64 };
 typedef struct Run Run;
@@ -65,6 +54,16 @@ struct Run {
     bool skipped_have_lines, begun;   // begun: --out was taken up, so there are sums to be printed
     bool (*item)(Run *, json_t *row, const char *where, Item *, Error *);
     void (*line)(Run *, const Item *, const Said *, Buffer *out);   // NULL: nobody was asked
+    int (*parts)(const Run *, int64_t job);                        // requests of a job; NULL: one
+    void (*part)(const Run *, int64_t job, int part, Request *);   // what differs from the item's prompt and the options; NULL: nothing does
+    bool (*another)(Run *, int64_t job, const Said *, Request *);  // does what was said raise a further question? Then into the request; NULL: never
+    const char *name;            // what is being asked, for the progress; NULL
+    const int64_t *order;        // (jobs) in which they are asked; NULL: as they stand
+    int64_t to_check;            // answers whose log-probs are to be computed a second time
+    void *user;                  // the program's own
+    Model *model;                // from the first request on, to the end: with its engine
+    Engine *engine;
+    json_t *who;                 // the model's part of the identity; its weights are hashed once
     // outcome, of this rank, on rank 0 of all in the end
     int64_t answers, finishes[NUM_FINISHES], ended_in_answer, outcomes[MAX_OUTCOMES], right, wrong, capped;
     double logp_difference, logp_largest;   // generation against training: sum over tokens, and the largest
@@ -78,11 +77,6 @@ struct Run {
 };
 
 FN int64_t run_new_room(const Run *s) { return s->o->max_new > 0 ? s->o->max_new - 1 : 0; }   // the last token that is generated is never put through the model
-
-FN bool flags_unused(Flag *flags, int n, const char *const *names, const char *why, Error *e) {   // names end with NULL
-    for (; *names; names++) if (!flag_unused(flags, n, *names, why, e)) return false;
-    return true;
-}
 
 // The text in row[name]: false, with an error, if it is something else; an empty one if it is not there
 FN bool row_text(const json_t *row, const char *name, const char *where, bool required, Text *t, Error *e) {
@@ -159,10 +153,11 @@ FN bool run_write(Run *s, int64_t job, const Said *said, Error *e) {
     Buffer b = {NULL, 0, 0};
     char *input = json_dumps(p->row, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)), number[96];
     CHECK(input);
-    if (f->sample_key) snprintf(number, sizeof number, "{\"%s\":%" PRId64 ",\"%s\":%" PRId64 ",", f->row_key, job / s->o->n, f->sample_key, job % s->o->n);
-    else snprintf(number, sizeof number, "{\"%s\":%" PRId64 ",", f->row_key, job);
+    if (f->sample_key) snprintf(number, sizeof number, "{\"%s\":%" PRId64 ",\"%s\":%" PRId64, f->row_key, job / s->o->n, f->sample_key, job % s->o->n);
+    else snprintf(number, sizeof number, "{\"%s\":%" PRId64, f->row_key, job);
     add_text(&b, number);
-    buffer_add(&b, input + 1, (int64_t)strlen(input) - 2);   // without its braces; it has one field at least
+    if (json_object_size(p->row)) add_text(&b, ",");
+    buffer_add(&b, input + 1, (int64_t)strlen(input) - 2);   // without its braces
     s->line(s, p, said, &b);
     add_text(&b, "}\n");
     bool ok = answer_file_write(&s->file, b.data, b.len, e);
@@ -192,18 +187,19 @@ FN void run_progress(const Run *s, double *said, double start, const Engine *g) 
     double now = seconds_now();
     if (s->o->quiet || now - *said < PROGRESS_SECONDS) return;
     *said = now;
-    fprintf(stderr, "%" PRId64 "/%" PRId64 " answers", s->answers, (run_total(s) + s->comm.size - 1) / s->comm.size);
+    fprintf(stderr, "%s%s%" PRId64 "/%" PRId64 " answers", s->name ? s->name : "", s->name ? ": " : "", s->answers, (run_total(s) + s->comm.size - 1) / s->comm.size);
     if (g && s->o->max_new > 0) fprintf(stderr, " | overlength %5.1f %%", s->answers ? 100.0 * (double)s->finishes[FINISH_LENGTH] / (double)s->answers : 0.0);
-    if (g) fprintf(stderr, " | %.1f tok/s", (double)(s->o->max_new > 0 ? g->new_tokens : g->computed_tokens) / (now - start));
+    if (g) fprintf(stderr, " | %.1f tok/s", (double)(s->o->max_new > 0 ? g->new_tokens - s->new_tokens : g->computed_tokens - s->computed_tokens) / (now - start));
     fputc('\n', stderr);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // the model in this process
 
-// The answer's log-probs again, as training has them: its tokens in one row behind the prompt
-FN void run_check(Run *s, Model *m, const Request *r) {
-    int64_t T = r->ids.len - 1, first = r->prompt_length - 1;
+// The answer's log-probs again, and those of what was given to be scored, as training has them: all tokens in one row
+FN void run_check(Run *s, const Request *r) {
+    Model *m = s->model;
+    int64_t T = r->ids.len - 1, first = r->prompt_length - 1 - r->given;
     Batch b = {1, T, r->ids.data, (int32_t *)xcalloc(T, 4), (int32_t *)xcalloc(T, 4), (float *)xcalloc(T, 4), true};
     float *logp = (float *)model_host_alloc(T * (int64_t)sizeof(float));
     for (int64_t t = 0; t < T; t++) { b.positions[t] = (int32_t)t; b.targets[t] = r->ids.data[t + 1]; b.weights[t] = t >= first; }
@@ -220,7 +216,14 @@ FN void run_check(Run *s, Model *m, const Request *r) {
     free(b.positions); free(b.targets); free(b.weights);
 }
 
-FN Request *run_request(const Run *s, int64_t job) {
+typedef struct { Request **requests; int n, open; bool checked; } Asked;   // what a job asks; open: of these are not answered yet
+FN void asked_free(Asked *a) {
+    for (int i = 0; a && i < a->n; i++) { request_free(a->requests[i]); free(a->requests[i]); }
+    if (a) free(a->requests);
+    free(a);
+}
+
+FN Request *run_request(const Run *s, int64_t job, int part) {
     const Options *o = s->o;
     const Item *p = &s->items[job / o->n];
     Request *r = (Request *)xcalloc(1, sizeof(Request));
@@ -229,34 +232,55 @@ FN Request *run_request(const Run *s, int64_t job) {
     ids_reserve(&r->ids, p->ids.len + o->max_new);
     memcpy(r->ids.data, p->ids.data, (size_t)p->ids.len * sizeof(int32_t));
     r->ids.len = p->ids.len;
+    if (s->part) s->part(s, job, part, r);
     return r;
 }
+FN bool run_ask(Run *s, Asked *a, Request *r, Error *e) {   // one request more
+    a->requests = (Request **)xrealloc(a->requests, a->n + 1, sizeof(Request *));
+    a->requests[a->n++] = r;
+    a->open++;
+    return engine_add(s->engine, r, e);
+}
 
-FN bool run_ask_engine(Run *s, Model *m, Engine *g, Error *e) {
+FN bool run_ask_engine(Run *s, Error *e) {
     const Options *o = s->o;
-    int64_t next = 0, added = 0, check_below = 0, checks = 0, jobs = run_jobs(s);
-    Request *checked[CHECKED_ANSWERS];
+    Engine *g = s->engine;
+    int64_t next = 0, begun = 0, jobs = run_jobs(s);
+    Asked **asked = (Asked **)xcalloc(jobs, sizeof(Asked *));   // of the jobs begun; those that are checked stay to the end
     double start = seconds_now(), reported = start;
     bool ok = true;
+    s->new_tokens = g->new_tokens; s->computed_tokens = g->computed_tokens; s->shared_tokens = g->shared_tokens;   // as it begins
     while (ok) {
         for (; ok && next < jobs && g->num_waiting < o->batch; next++) {
-            if (s->items[next / o->n].skip || !run_mine(s, next)) continue;
-            ok = engine_add(g, run_request(s, next), e);
-            if (++added <= CHECKED_ANSWERS) check_below = next + 1;
+            int64_t job = s->order ? s->order[next] : next;
+            if (s->items[job / o->n].skip || !run_mine(s, job)) continue;
+            Asked *a = asked[job] = (Asked *)xcalloc(1, sizeof(Asked));
+            a->checked = begun++ < s->to_check;
+            for (int part = 0, parts = s->parts ? s->parts(s, job) : 1; ok && part < parts; part++) ok = run_ask(s, a, run_request(s, job, part), e);
         }
         Request *r = ok ? engine_next(g) : NULL;
         if (!r) break;
-        Said said = {r, text_make(r->text.data ? r->text.data : "", r->text.len), r->finish == FINISH_LENGTH};
+        int64_t job = r->number;
+        Asked *a = asked[job];
+        if (--a->open > 0) continue;
+        r = a->requests[a->n - 1];
+        Said said = {r, text_make(r->text.data ? r->text.data : "", r->text.len), r->finish == FINISH_LENGTH, (const Request *const *)a->requests, a->n};
+        Request *more = s->another ? run_request(s, job, a->n) : NULL;
+        if (more && s->another(s, job, &said, more)) { ok = run_ask(s, a, more, e); continue; }
+        if (more) { request_free(more); free(more); }
         s->finishes[r->finish]++;
-        ok = run_write(s, r->number, &said, e);
-        if (r->number < check_below && o->max_new > 0) checked[checks++] = r;
-        else { request_free(r); free(r); }
+        ok = run_write(s, job, &said, e);
+        if (!a->checked) { asked_free(a); asked[job] = NULL; }
         run_progress(s, &reported, start, g);
     }
     s->seconds = seconds_now() - start;
-    for (int64_t i = 0; i < checks; i++) { if (ok) run_check(s, m, checked[i]); request_free(checked[i]); free(checked[i]); }
+    for (int64_t job = 0; job < jobs; job++) {
+        for (int i = 0; ok && asked[job] && i < asked[job]->n; i++) if (asked[job]->requests[i]->given + asked[job]->requests[i]->max_new > 0) run_check(s, asked[job]->requests[i]);
+        asked_free(asked[job]);
+    }
+    free(asked);
     if (ok) CHECK(g->num_free == g->num_pages);
-    s->new_tokens = g->new_tokens; s->computed_tokens = g->computed_tokens; s->shared_tokens = g->shared_tokens;
+    s->new_tokens = g->new_tokens - s->new_tokens; s->computed_tokens = g->computed_tokens - s->computed_tokens; s->shared_tokens = g->shared_tokens - s->shared_tokens;
     return ok;
 }
 
@@ -301,22 +325,20 @@ FN void run_print_plan(const Run *s) {
     if (s->o->dry_run) fprintf(stderr, "in all at most %.4g tokens, %.4g parameters, about %.3g FLOPs (2 x parameters x tokens)\n", most, parameters, 2 * most * parameters);
 }
 
-FN bool run_with_model(Run *s, Error *e) {
+FN bool run_open_engine(Run *s, Room r, Error *e) {   // the weights, and room for what is to be asked
     const Options *o = s->o;
-    Room r = run_room(s);
-    bool any = false, ok = true;
-    for (int64_t job = 0; job < run_jobs(s) && !any; job++) any = !s->items[job / o->n].skip && run_mine(s, job);
-    if (!any) return true;   // nothing is left to ask: no weights are read
     if (s->comm.size > 1) model_use_device(s->comm.local_rank);   // every rank has a whole model, and asks it alone
-    Model *m = model_create(&s->config, r.B, r.T, false, &s->memory);
-    ok = model_load_dir(m, o->model, e) && (!o->adapter || lora_load_dir(m, o->adapter, e));
-    if (ok) {
-        Engine *g = engine_new(m, s->tokenizer, r.batch, r.B * r.T, r.T, r.pages);
-        ok = run_ask_engine(s, m, g, e);
-        engine_free(g);
-    }
-    model_free(m);
-    return ok;
+    s->model = model_create(&s->config, r.B, r.T, false, &s->memory);
+    if (!model_load_dir(s->model, o->model, e) || (o->adapter && !lora_load_dir(s->model, o->adapter, e))) return false;
+    s->engine = engine_new(s->model, s->tokenizer, r.batch, r.B * r.T, r.T, r.pages);
+    return true;
+}
+
+FN bool run_with_model(Run *s, Error *e) {
+    bool any = false;
+    for (int64_t job = 0; job < run_jobs(s) && !any; job++) any = !s->items[job / s->o->n].skip && run_mine(s, job);
+    if (!any) return true;   // nothing is left to ask: no weights are read
+    return (s->engine || run_open_engine(s, run_room(s), e)) && run_ask_engine(s, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -341,7 +363,7 @@ FN void *run_connection(void *user) {
         EndpointStatus status = endpoint_ask(&c->endpoint, &m, 1, &reply);
         if (status != ENDPOINT_GOOD) continue;   // counted, and asked again by the next run
         pthread_mutex_lock(&a->lock);
-        Said said = {NULL, text_make(reply.text, reply.length), reply.capped};
+        Said said = {NULL, text_make(reply.text, reply.length), reply.capped, NULL, 0};
         if (a->ok) a->ok = run_write(s, job, &said, &a->error);
         run_progress(s, &a->reported, a->start, NULL);
         pthread_mutex_unlock(&a->lock);
@@ -390,24 +412,36 @@ FN bool run_with_endpoint(Run *s, Error *e) {
 // ---------------------------------------------------------------------------------------------------------------
 // the run
 
-// what is the same for all that ask a model: who it is, and how it draws. Fields are added to `j`.
-FN bool run_identity(const Run *s, json_t *j, Error *e) {
+// who answers: the model, its adapter, tokenizer and template
+FN bool run_identify_model(Run *s, Error *e) {
     const Options *o = s->o;
-    Hash model = {""}, adapter = {""}, weights = {""}, in;
-    if (!hash_file(o->in, &in, e) || (s->tokenizer && !model_hash(o->model, &model, e))) return false;
+    Hash model = {""}, adapter = {""}, weights = {""};
+    if (s->who) return true;
+    if (!model_hash(o->model, &model, e)) return false;
     if (o->adapter) {
         char *a = path_join(o->adapter, "adapter_config.json"), *b = path_join(o->adapter, "adapter_model.safetensors");
         bool ok = hash_file(a, &adapter, e) && hash_file(b, &weights, e);
         free(a); free(b);
         if (!ok) return false;
     }
+    s->who = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "device", FINDAP_DEVICE, "model_hash", model.hex, "adapter_config_hash", adapter.hex, "adapter_hash", weights.hex, "tokenizer_hash", tokenizer_hash(s->tokenizer), "template_hash", chat_hash(s->chat));
+    CHECK(s->who);
+    return true;
+}
+
+// what is the same for all that ask a model: who it is, and how it draws. Fields are added to `j`.
+FN bool run_identity(Run *s, json_t *j, Error *e) {
+    const Options *o = s->o;
+    Hash in;
+    if (!hash_file(o->in, &in, e) || (s->tokenizer && !run_identify_model(s, e))) return false;
     json_t *stop = json_array(), *more = NULL;
-    for (int i = 0; i < o->stop.n; i++) json_array_append_new(stop, json_string(o->stop.items[i]));
+    for (int i = 0; i < s->stops.strings.n; i++) json_array_append_new(stop, json_string(s->stops.strings.items[i]));
     json_object_set_new(j, "input_hash", json_string(in.hex));
-    if (s->tokenizer) more = json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:s?,s:o,s:I,s:I,s:f,s:I,s:f,s:f,s:f}", "device", FINDAP_DEVICE, "model_hash", model.hex, "adapter_config_hash", adapter.hex, "adapter_hash", weights.hex,
-                          "tokenizer_hash", tokenizer_hash(s->tokenizer), "template_hash", chat_hash(s->chat), "system", o->system, "stop", stop, "max_new", (json_int_t)o->max_new, "seed", (json_int_t)o->seed,
-                          "temperature", o->sampling.temperature, "top_k", (json_int_t)o->sampling.top_k, "top_p", o->sampling.top_p, "min_p", o->sampling.min_p, "repetition_penalty", o->sampling.repetition_penalty);
-    else if (o->endpoint.url) { json_decref(stop); more = json_pack("{s:s,s:s,s:I,s:f}", "endpoint", o->endpoint.url, "endpoint_model", o->endpoint.model, "max_new", (json_int_t)o->max_new, "temperature", o->sampling.temperature); }
+    if (s->tokenizer) {
+        json_object_update(j, s->who);
+        more = json_pack("{s:s?,s:o,s:I,s:I,s:f,s:I,s:f,s:f,s:f}", "system", o->system, "stop", stop, "max_new", (json_int_t)o->max_new, "seed", (json_int_t)o->seed,
+                         "temperature", o->sampling.temperature, "top_k", (json_int_t)o->sampling.top_k, "top_p", o->sampling.top_p, "min_p", o->sampling.min_p, "repetition_penalty", o->sampling.repetition_penalty);
+    } else if (o->endpoint.url) { json_decref(stop); more = json_pack("{s:s,s:s,s:I,s:f}", "endpoint", o->endpoint.url, "endpoint_model", o->endpoint.model, "max_new", (json_int_t)o->max_new, "temperature", o->sampling.temperature); }
     else { json_decref(stop); more = json_object(); }
     bool ok = more != NULL || fail(e, "--system, --stop or a name is not UTF-8");
     if (ok) json_object_update(j, more);
@@ -454,9 +488,17 @@ FN bool run_answers(Run *s, json_t *identity, Error *e) {
     return ok;
 }
 
-FN void run_free(Run *s) {
+FN void run_free_items(Run *s) {
     for (int64_t i = 0; i < s->num_items; i++) { json_decref(s->items[i].row); ids_free(&s->items[i].ids); buffer_free(&s->items[i].text); }
-    free(s->items); free(s->o->stop.items); free(s->judgements);
+    free(s->items);
+    s->items = NULL; s->num_items = 0;
+}
+FN void run_free(Run *s) {
+    run_free_items(s);
+    free(s->o->stop.items); free(s->judgements);
+    engine_free(s->engine);
+    if (s->model) model_free(s->model);
+    json_decref(s->who);
     for (int k = 0; k < 2; k++) ids_free(&s->sets[k].ids);
     prompt_free(&s->prompt);
     tokenizer_free(s->tokenizer);
