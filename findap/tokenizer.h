@@ -16,7 +16,8 @@
 // dev/tokenizer_check.py compares every code point; with another utf8proc, run it. Invalid UTF-8 becomes
 // U+FFFD per maximal subpart before anything else, as bytes.decode("utf-8", "replace") does.
 //
-// `truncation`, `padding` and the special tokens of the post-processor are not applied: the caller decides where BOS goes.
+// `truncation`, `padding` and the special tokens of the post-processor are not applied: the caller decides where BOS goes, and may ask for
+// tokenizer_prefix, the token that the post-processor would put before a text.
 #ifndef FINDAP_TOKENIZER_H
 #define FINDAP_TOKENIZER_H
 #include "common.h"
@@ -70,7 +71,7 @@ typedef struct Tokenizer {
     uint8_t *classes;            // [0x110000]
     int max_digits;
     bool ignore_merges, nfc;
-    int32_t bos, eos;
+    int32_t bos, eos, prefix;    // prefix: what Hugging Face puts before a text of its own accord; -1: none
     Hash hash;
     WorkspacePool *pool;
 } Tokenizer;
@@ -582,6 +583,7 @@ FN int32_t tokenizer_find(const Tokenizer *t, const char *content) {   // id of 
 FN int64_t tokenizer_vocab_size(const Tokenizer *t) { return t->vocab_size; }
 FN int32_t tokenizer_bos(const Tokenizer *t) { return t->bos; }
 FN int32_t tokenizer_eos(const Tokenizer *t) { return t->eos; }
+FN int32_t tokenizer_prefix(const Tokenizer *t) { return t->prefix; }
 FN const char *tokenizer_hash(const Tokenizer *t) { return t->hash.hex; }
 
 FN void tokenizer_free(Tokenizer *t) {

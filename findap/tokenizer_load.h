@@ -15,7 +15,7 @@ FN Tokenizer *tokenizer_new(const void *data, int64_t size) {
     pthread_mutex_init(&t->pool->mutex, NULL);
     t->hash = hash_bytes(data, size);
     t->seed = XXH3_64bits(data, (size_t)size);
-    t->bos = t->eos = -1;
+    t->bos = t->eos = t->prefix = -1;
     return t;
 }
 
@@ -158,6 +158,18 @@ FN bool check_post_processor(const char *where, json_t *j, Error *e) {   // read
         json_t *item = list ? json_array_get(list, i) : j;
         if (absent(item) || is_type(item, "ByteLevel") || is_type(item, "TemplateProcessing")) continue;
         return fail(e, "%s: post_processor \"%.80s\" is not supported, expected ByteLevel or TemplateProcessing", where, type_of(item));
+    }
+    return true;
+}
+
+// ... and, once the added tokens are known, for the special token that it puts before a text
+FN bool read_prefix(Tokenizer *t, const char *where, json_t *j, Error *e) {
+    json_t *list = !absent(j) && is_type(j, "Sequence") ? json_object_get(j, "processors") : NULL;
+    for (size_t i = 0; i < (list ? json_array_size(list) : 1); i++) {
+        const char *name = json_string_value(json_object_get(json_object_get(json_array_get(json_object_get(list ? json_array_get(list, i) : j, "single"), 0), "SpecialToken"), "id"));
+        if (!name) continue;
+        t->prefix = tokenizer_find(t, name);
+        if (t->prefix < 0) return fail(e, "%s: post_processor puts \"%.80s\" before a text, which is not among the added tokens", where, name);
     }
     return true;
 }
@@ -355,7 +367,7 @@ FN bool parse_tokenizer_json(Tokenizer *t, const char *where, json_t *root, Erro
     if (!is_type(decoder, "ByteLevel")) return fail(e, "%s: decoder \"%.80s\" is not supported, expected ByteLevel", where, type_of(decoder));
     if (!measure_vocabulary(t, where, vocab, added, e) || !read_vocabulary(t, where, vocab, e)) return false;
     if (!find_bytes(t, where, e) || !read_merges(t, where, json_object_get(model, "merges"), e)) return false;
-    if (!read_added(t, where, added, vocab, e)) return false;
+    if (!read_added(t, where, added, vocab, e) || !read_prefix(t, where, json_object_get(root, "post_processor"), e)) return false;
     for (int64_t id = 0; id < t->vocab_size; id++)
         if (!(t->flags[id] & TOKEN_KNOWN)) return fail(e, "%s: no token has id %" PRId64 ", expected ids without gaps up to %" PRId64, where, id, t->vocab_size - 1);
     t->classes = unicode_classes(t->nfc);
@@ -413,6 +425,7 @@ FN void add_llama3_specials(Tokenizer *t, int64_t first) {
         t->added[t->num_added++] = (int32_t)(first + i);
     }
     trie_build(&t->raw, t, t->added, t->num_added);
+    t->prefix = t->added[0];
 }
 
 FN bool parse_tiktoken(Tokenizer *t, const char *where, const uint8_t *data, int64_t size, Error *e) {
