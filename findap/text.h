@@ -69,14 +69,16 @@ FN Buffer text_squeeze(Text t, int64_t **at) {
     return out;
 }
 
-// `t` as it is compared when only the wording counts: NFKC, folded case, white space squeezed. The caller frees it.
-FN Buffer text_fold(Text t) {
+// `t` through utf8proc, white space squeezed. The caller frees it.
+FN Buffer text_fold_by(Text t, utf8proc_option_t options) {
     utf8proc_uint8_t *folded = NULL;
-    int64_t n = utf8proc_map((const utf8proc_uint8_t *)t.data, t.length, &folded, (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD)), *at;
+    int64_t n = utf8proc_map((const utf8proc_uint8_t *)t.data, t.length, &folded, options), *at;
     Buffer out = text_squeeze(n >= 0 ? text_make((const char *)folded, n) : t, &at);   // broken UTF-8 stays as it is
     free(folded); free(at);
     return out;
 }
+// `t` as it is compared when only the wording counts: NFKC, folded case, white space squeezed. The caller frees it.
+FN Buffer text_fold(Text t) { return text_fold_by(t, (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD)); }
 FN bool text_same_wording(Text a, Text b) {
     Buffer x = text_fold(a), y = text_fold(b);
     bool same = text_equal(text_make(x.data, x.len), text_make(y.data, y.len));
