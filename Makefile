@@ -67,9 +67,9 @@ RANK_LIBS := $(if $(RANKS),-L$(dir $(NCCL_LIB)) -lnccl $(filter-out -pthread -Wl
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
 
 HEADERS  := $(wildcard findap/*.h)
-CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu dpo_cpu genrm_cpu
-# every program that has a CUDA twin: x.cu -> x
-CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu))
+CPU_PROGRAMS := prepare make_demo ask_cpu train_findap_cpu dpo_cpu genrm_cpu eval_cpu
+# every program that has a CUDA twin: x.cu -> x; eval.c holds nothing of CUDA's itself
+CUDA_PROGRAMS := $(basename $(wildcard train_findap.cu dpo.cu genrm.cu eval.c))
 KERNELS  := $(wildcard findap/kernels/*)
 LADDERS  := $(patsubst dev/%.cu,build/dev/%,$(wildcard dev/*.cu))
 TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
@@ -110,10 +110,13 @@ $(BUILD)/dpo_cpu: dpo.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
 $(BUILD)/genrm_cpu: genrm.cu train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CURL_FLAGS) $(CFLAGS) -x c $< -x none -o $@ $(LIBS) $(MPI_LIBS) $(CURL_LIBS) -pthread
 	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
-$(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu genrm.cu $(HEADERS) Makefile | $(BUILD)
+$(BUILD)/eval_cpu: eval.c train_findap.c $(HEADERS) Makefile | $(BUILD)
+	$(CC) $(CFLAGS_BASE) $(MPI_FLAGS) $(CURL_FLAGS) $(CFLAGS) $< -o $@ $(LIBS) $(MPI_LIBS) $(CURL_LIBS) -pthread
+	@$(if $(SANITIZE),,ln -sfn $@ $(notdir $@))
+$(BUILD)/test_%: test/test_%.c $(wildcard test/*.h data/*.c) train_findap.c dpo.cu genrm.cu eval.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ -lcmocka $(LIBS)
-$(BUILD)/test_endpoint $(BUILD)/test_genrm: CFLAGS_BASE += $(CURL_FLAGS)
-$(BUILD)/test_endpoint $(BUILD)/test_genrm: LIBS += $(CURL_LIBS) -pthread
+$(BUILD)/test_endpoint $(BUILD)/test_genrm $(BUILD)/test_eval: CFLAGS_BASE += $(CURL_FLAGS)
+$(BUILD)/test_endpoint $(BUILD)/test_genrm $(BUILD)/test_eval: LIBS += $(CURL_LIBS) -pthread
 $(BUILD)/%_bench: dev/%_bench.c train_findap.c $(HEADERS) Makefile | $(BUILD)
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 $(BUILD)/test_train_late: test/test_train.c
@@ -128,6 +131,14 @@ build/genrm: genrm.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	@ln -sfn $@ $(notdir $@)
 build/genrm_fp32: genrm.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) $(CURL_FLAGS) $(RANKS) -DFINDAP_FP32 $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS) $(CURL_LIBS)
+# eval.c, in two steps: -x would make sources of the libraries too
+build/eval: eval.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $(CURL_FLAGS) $(RANKS) -x cu -c $< -o $@.o
+	$(NVCC) $(NVCC_FLAGS) $@.o -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS) $(CURL_LIBS)
+	@ln -sfn $@ $(notdir $@)
+build/eval_fp32: eval.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
+	$(NVCC) $(NVCC_FLAGS) $(CURL_FLAGS) $(RANKS) -DFINDAP_FP32 -x cu -c $< -o $@.o
+	$(NVCC) $(NVCC_FLAGS) $@.o -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS) $(CURL_LIBS)
 # test_generate.c over the GPU twin: fp32, the same references from transformers
 build/test_generate_gpu: test/test_generate.c genrm.cu train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 	$(NVCC) $(NVCC_FLAGS) -DFINDAP_FP32 -x cu -c $< -o $@.o

@@ -35,6 +35,8 @@ typedef struct {
 
 typedef struct { const Request *request; Text text; bool capped; const Request *const *requests; int num_requests; } Said;   // request: the last of them; NULL, an endpoint said it
 
+typedef struct { int64_t T, B, batch, pages; } Room;   // of the model: positions of a row, rows; requests at a time, pages of keys and values
+
 enum { MAX_OUTCOMES = 64 };
 typedef struct Run Run;
 struct Run {
@@ -61,6 +63,7 @@ struct Run {
     const int64_t *order;        // (jobs) in which they are asked; NULL: as they stand
     int64_t to_check;            // answers whose log-probs are to be computed a second time
     void *user;                  // the program's own
+    Room room;                   // that the model is to have; batch 0: what these items need
     Model *model;                // from the first request on, to the end: with its engine
     Engine *engine;
     json_t *who;                 // the model's part of the identity; its weights are hashed once
@@ -232,7 +235,7 @@ FN Request *run_request(const Run *s, int64_t job, int part) {
     ids_reserve(&r->ids, p->ids.len + o->max_new);
     memcpy(r->ids.data, p->ids.data, (size_t)p->ids.len * sizeof(int32_t));
     r->ids.len = p->ids.len;
-    if (s->part) s->part(s, job, part, r);
+    if (s->part && part >= 0) s->part(s, job, part, r);
     return r;
 }
 FN bool run_ask(Run *s, Asked *a, Request *r, Error *e) {   // one request more
@@ -265,7 +268,7 @@ FN bool run_ask_engine(Run *s, Error *e) {
         if (--a->open > 0) continue;
         r = a->requests[a->n - 1];
         Said said = {r, text_make(r->text.data ? r->text.data : "", r->text.len), r->finish == FINISH_LENGTH, (const Request *const *)a->requests, a->n};
-        Request *more = s->another ? run_request(s, job, a->n) : NULL;
+        Request *more = s->another ? run_request(s, job, -1) : NULL;
         if (more && s->another(s, job, &said, more)) { ok = run_ask(s, a, more, e); continue; }
         if (more) { request_free(more); free(more); }
         s->finishes[r->finish]++;
@@ -298,7 +301,6 @@ FN bool run_open_model(Run *s, Error *e) {   // all but the weights
 }
 
 // Room: of a call at least CALL_TOKENS, so that prompts do not come in by drops; of pages what a full batch of the longest may need
-typedef struct { int64_t T, B, batch, pages; } Room;
 FN Room run_room(const Run *s) {
     int64_t most = run_jobs(s);
     Room r;
@@ -338,7 +340,7 @@ FN bool run_with_model(Run *s, Error *e) {
     bool any = false;
     for (int64_t job = 0; job < run_jobs(s) && !any; job++) any = !s->items[job / s->o->n].skip && run_mine(s, job);
     if (!any) return true;   // nothing is left to ask: no weights are read
-    return (s->engine || run_open_engine(s, run_room(s), e)) && run_ask_engine(s, e);
+    return (s->engine || run_open_engine(s, s->room.batch ? s->room : run_room(s), e)) && run_ask_engine(s, e);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -457,7 +459,7 @@ FN bool run_same(Run *s, int argc, char **argv, Error *e) {
     memset(h, 0, sizeof h);
     h[0] = hash_bytes(b.data, b.len);
     buffer_free(&b);
-    return comm_agree(&s->comm, hash_file(s->o->in, &h[1], e), e, "reading the rows") && comm_same(&s->comm, h, (int64_t)sizeof h, e);
+    return comm_agree(&s->comm, !s->o->in || hash_file(s->o->in, &h[1], e), e, "reading the rows") && comm_same(&s->comm, h, (int64_t)sizeof h, e);
 }
 
 // Sums over ranks; what was counted by answer_file's had is rank 0's already

@@ -17,6 +17,7 @@
 #include "answers.h"      // defines: Run, run_answers
 #include "eval_score.h"   // defines: Task, Doc, Sample, sample_score, task_metrics
 #include "stats.h"        // defines: proportion_estimate
+#include <ctype.h>        // defines: tolower, toupper
 
 enum { CHECKED_ROWS = 8, MOST_SETS = 512, TURN_TOKENS = 16 };   // rows of a task whose log-probs are computed a second time; different choices of a task that are asked for by their first token; what a template may put around a turn
 
@@ -60,13 +61,13 @@ typedef struct {
 } TaskRun;
 
 typedef struct {
-    const EvalOptions *o;
+    EvalOptions *o;
     Run run;
     TaskList list;
     TaskRun *tasks;                 // (num_tasks) those that can be run, in order
     int num_tasks, failed, without_data;
     TaskRun *now;
-    Room room;
+    Options now_options;
     json_t *results;                // on rank 0
     double logp_difference, logp_largest, start;
     int64_t logp_tokens;
@@ -343,7 +344,8 @@ FN void eval_hash_prompts(TaskRun *t) {
 FN bool eval_prepare(EvalRun *v, TaskRun *t, Error *e) {
     const EvalOptions *o = v->o;
     const Task *task = t->task;
-    t->cot = !o->pixiu && (o->a.mode ? strcmp(o->a.mode, "cot") == 0 : task->cot_mode);
+    const char *mode = o->a.mode ? o->a.mode : json_string_value(json_object_get(task_suite(task, t->suite ? t->suite : ""), "mode"));
+    t->cot = !o->pixiu && (mode ? strcmp(mode, "cot") == 0 : task->cot_mode);
     t->request = o->pixiu ? REQUEST_GENERATE : task->request;
     t->system = o->pixiu ? NULL : o->a.system ? o->a.system : task->system;
     t->shots_wanted = o->shots >= 0 ? o->shots : task->shots;
@@ -411,7 +413,7 @@ FN bool eval_room(EvalRun *v, Error *e) {
     double most = v->o->cache_gib * 1073741824.0 / (double)page_bytes;
     if (v->o->cache_gib > 0 && most < (double)least) return fail(e, "--cache-gib is %g, the longest row alone needs %.3g ---> give more, or a smaller --context", v->o->cache_gib, (double)(least * page_bytes) / 1073741824.0);
     if (v->o->cache_gib > 0 && most < (double)r.pages) r.pages = (int64_t)most;
-    v->room = r;
+    v->run.room = r;
     return true;
 }
 
@@ -422,9 +424,9 @@ static const double assumed_flops = 4e14, assumed_bytes = 3e12;
 static const double assumed_flops = 2e10, assumed_bytes = 1e10;
 #endif
 FN double eval_estimate(const EvalRun *v, const TaskRun *t) {   // seconds: prompts at the rate of the arithmetic, answers a token a call, each of which reads all weights
-    double parameters = (double)config_num_parameters(&v->run.config), behind = 0, calls = (double)t->new_tokens / (double)v->room.batch;
+    double parameters = (double)config_num_parameters(&v->run.config), behind = 0, calls = (double)t->new_tokens / (double)v->run.room.batch;
     for (int64_t i = 0; i < t->n; i++) for (int k = 0; t->rows[i].choices && k < t->rows[i].num_choices; k++) behind += (double)t->rows[i].choices[k].len;
-    double a_call = 2 * parameters * (double)v->room.batch / assumed_flops, reading = parameters * (double)(sizeof(float) / (assumed_flops > 1e14 ? 2 : 1)) / assumed_bytes;
+    double a_call = 2 * parameters * (double)v->run.room.batch / assumed_flops, reading = parameters * (double)(sizeof(float) / (assumed_flops > 1e14 ? 2 : 1)) / assumed_bytes;
     return (2 * parameters * ((double)t->prompt_tokens + behind) / assumed_flops + calls * (a_call > reading ? a_call : reading)) / v->run.comm.size;
 }
 
@@ -432,7 +434,7 @@ FN void eval_print_plan(const EvalRun *v) {
     char plan[MODEL_PLAN_SIZE];
     const Run *s = &v->run;
     double MiB = 1048576.0, seconds = 0;
-    int64_t bytes = model_memory_bytes(&s->config, v->room.B, v->room.T, false, &s->memory, plan), rows = 0, tokens = 0, fresh = 0;
+    int64_t bytes = model_memory_bytes(&s->config, v->run.room.B, v->run.room.T, false, &s->memory, plan), rows = 0, tokens = 0, fresh = 0;
     fprintf(stderr, "%-24s %8s %12s %9s %12s  %-10s %-6s %5s  %s\n", "task", "rows", "prompt tok", "longest", "new at most", "request", "mode", "shots", "about");
     for (int k = 0; k < v->num_tasks; k++) {
         const TaskRun *t = &v->tasks[k];
@@ -444,7 +446,7 @@ FN void eval_print_plan(const EvalRun *v) {
         rows += t->n; tokens += t->prompt_tokens; fresh += t->new_tokens; seconds += about;
     }
     fprintf(stderr, "%d task%s, %" PRId64 " rows, %" PRId64 " prompt tokens, at most %" PRId64 " new ones, %s%s\n", v->num_tasks, v->num_tasks == 1 ? "" : "s", rows, tokens, fresh, v->o->no_template ? "no template" : "template ", v->o->no_template ? "" : chat_name(s->chat));
-    fprintf(stderr, "memory: %.1f MiB (%s), %" PRId64 " pages of %d tokens %.1f MiB\n", (double)bytes / MiB, plan, v->room.pages, PAGE_TOKENS, (double)model_pages_bytes(&s->config, v->room.pages) / MiB);
+    fprintf(stderr, "memory: %.1f MiB (%s), %" PRId64 " pages of %d tokens %.1f MiB\n", (double)bytes / MiB, plan, v->run.room.pages, PAGE_TOKENS, (double)model_pages_bytes(&s->config, v->run.room.pages) / MiB);
     lora_print(&s->memory.lora);
     double parameters = (double)config_num_parameters(&s->config), most = (double)(tokens + fresh);
     if (v->o->a.dry_run) fprintf(stderr, "in all at most %.4g tokens, %.4g parameters, about %.3g FLOPs (2 x parameters x tokens); about %.0f s if every answer is as long as it may be, at %.3g FLOP/s and %.3g byte/s, which is a guess: a run prints its rate\n",
@@ -477,7 +479,7 @@ FN bool eval_another(Run *s, int64_t job, const Said *said, Request *r) {
     r->ids.len = 0;
     bool ok = eval_prompt(v, t, d, texts, said->num_requests, &r->ids, &inner);
     free(texts);
-    int64_t left = v->room.T - r->ids.len + 1;
+    int64_t left = v->run.room.T - r->ids.len + 1;
     r->max_new = left < t->max_new ? left : t->max_new;
     return ok && left > 0;
 }
@@ -841,11 +843,11 @@ FN bool eval_prepare_all(EvalRun *v, Error *e) {
 FN bool eval_run(EvalRun *v, int argc, char **argv, Error *e) {
     const EvalOptions *o = v->o;
     Run *s = &v->run;
-    Options now = o->a;
-    s->o = &now;
+    v->now_options = o->a;
+    s->o = &v->now_options;
     s->user = v; s->line = eval_line; s->parts = eval_parts; s->part = eval_part; s->another = eval_another; s->skipped_have_lines = true; s->to_check = CHECKED_ROWS;
     if (!comm_agree(&s->comm, run_open_model(s, e) && eval_find_tasks(v, e), e, "reading the tasks")) return false;
-    if (!o->no_template && s->chat == TEMPLATE_NONE) ((EvalOptions *)o)->no_template = true;
+    if (!o->no_template && s->chat == TEMPLATE_NONE) v->o->no_template = true;
     if (o->no_template && o->shots_as && strcmp(o->shots_as, "turns") == 0) return fail(e, "--shots-as turns wants a chat template, this model has none ---> give --template, or --shots-as text");
     if (eval_context(v) > s->config.max_position) return fail(e, "--context is %" PRId64 ", the model has %" PRId64 " positions", o->context, (int64_t)s->config.max_position);
     if (!eval_prepare_all(v, e) || !comm_agree(&s->comm, eval_room(v, e), e, "planning memory")) return false;
