@@ -542,7 +542,7 @@ FN bool doc_choices(const Task *t, Doc *d, const json_t *list, const char *where
         if (text_trim(d->options[i]).length == 0) ok = fail(e, "%s: choice %d is empty", where, i);
     }
     for (int i = 0; ok && !t->letters && t->num_choices == 0 && i < d->num_choices; i++)
-        if (label_find(d->choices, i, d->choices[i]) >= 0) ok = fail(e, "%s: choice %d stands there twice", where, i);
+        for (int k = 0; ok && k < i; k++) if (text_equal(d->choices[k], d->choices[i])) ok = fail(e, "%s: choice %d stands there twice", where, i);   // "Ff" and "ff" are two
     if (ok && own && !t->letters && t->num_choices) {   // the row lists the task's labels, perhaps in another order, perhaps not all
         d->row_order = (int *)xcalloc(d->num_choices, sizeof(int));
         bool *seen = (bool *)xcalloc(d->num_choices, sizeof(bool));
