@@ -423,7 +423,7 @@ FN Answer answer_extract(const Task *t, const Doc *d, Text output, bool truncate
 // ---------------------------------------------------------------------------------------------------------------
 // answers of several lines
 
-enum { MAX_ANSWER_LINES = 100000 };
+enum { MAX_ANSWER_LINES = 10000 };   // of entities and relations: what follows is noise, and each line is looked for in the whole text
 typedef struct { Text *items; int n; char **owned; int num_owned; } TextList;   // owned: the bytes of some of them
 
 FN void text_list_free(TextList *l) {
