@@ -127,7 +127,7 @@ FN int label_mentions(Text t, const Spellings *s, Mention *out) {
         i = m.end;
         int64_t k = m.end;
         while (text_at(t, k) == ' ' || text_at(t, k) == '*' || text_at(t, k) == '"' || text_at(t, k) == '\'') k++;
-        if (found->function_word ? is_word(text_at(t, k)) || text_at(t, k) == '-' : mention_denied(t, m.begin, m.end)) continue;
+        if (found->function_word ? is_word(text_at(t, k)) || (text_at(t, m.end) == '-' && k == m.end) : mention_denied(t, m.begin, m.end)) continue;
         if (n == MAX_MENTIONS) return -1;
         out[n++] = m;
     }
@@ -162,14 +162,14 @@ FN Found label_span(Text raw, const Spellings *s, int *label) {
 
 FN bool mention_stands_out(Text t, Mention m) {   // said as a judgement, not in passing: "is positive", "'rise'", "clearly positive", "a positive statement", "positive."
     static const char *const before[] = {"is", "as", "be", "remains", "seems", "appears", "looks", "label", "sentiment", "stance", "class", "category", "tone", "will", "would", "call", "say", "choose", "chose", "choosing",
-        "select", "pick", "predict", "predicts", "prediction", "predicted", "expect", "likely", "probably", "overall", "therefore", "thus", "hence", "so", "to", "a", "an", "answer", "was", "it", "it's", "s", "conclude", "rather", "but", "mostly", "more", "est", "es", "ser", NULL};
-    static const char *const behind[] = {" sentiment", " stance", " tone", " statement", " sentence", " label", " class", " category", " movement", " because", " since", " as ", " given", " due ", " for ", " overall", NULL};
+        "select", "pick", "predict", "predicts", "prediction", "predicted", "expect", "should", "likely", "probably", "overall", "therefore", "thus", "hence", "so", "answer", "was", "it", "it's", "s", "conclude", "rather", "but", "mostly", "more", "est", "es", "ser", NULL};
+    static const char *const at_end[] = {"a", "an", "to", "the", "for", NULL}, *const behind[] = {" sentiment", " stance", " tone", " statement", " sentence", " label", " class", " category", " movement", " because", " since", " as ", " given", " due ", " for ", " overall", NULL};
     int64_t at = m.begin;
     char left = text_at(t, m.begin - 1), right = text_at(t, m.end);
     if ((left && strchr("\"'*_`", left) && right && strchr("\"'*_`.,", right)) || (m.begin == 0 && (!right || strchr(".,;:!?", right)))) return true;
     Text w = word_before(t, &at);
     if (text_is_one(w, before) || (w.length > 4 && memcmp(w.data + w.length - 2, "ly", 2) == 0)) return true;
-    return begins_one(text_from(t, m.end), behind);
+    return begins_one(text_from(t, m.end), behind) || (text_is_one(w, at_end) && (!right || strchr(".,;:!?\"'*", right)));
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -244,7 +244,10 @@ FN Found read_anchors(const Reader *r, Text t, Answer *a) {
     Answer next = *a;
     for (int64_t at = 0; found != RESULT_AMBIGUOUS && anchor_next(t, &at, &span);) {
         int64_t begin = 0;
-        if (anchor_next(span, &begin, &inner)) continue;   // "Answer: the answer is 5": the inner one comes next
+        if (anchor_next(span, &begin, &inner)) {   // "Answer: the answer is 5": the inner one comes next, but in "the answer is A. No, the answer is B" there are two
+            if (r->kind != EXTRACT_LABEL && r->kind != EXTRACT_LETTER) continue;
+            span = text_slice(span, 0, begin);
+        }
         found = join_reading(r, found, read_span(r, span, &next), &next, a);
     }
     for (int64_t at = 0; found != RESULT_AMBIGUOUS && r->kind != EXTRACT_TEXT && mark_next(t, false, &at, &span);) found = join_reading(r, found, read_span(r, span, &next), &next, a);
@@ -315,7 +318,7 @@ FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
     if (found == RESULT_AMBIGUOUS) return found;
     if (found == RESULT_ONE && result.label - 'A' < r->doc->num_choices) { a->label = result.label - 'A'; a->text = result.text; return found; }
     // "Option B is correct", "I choose B"
-    static const char *const verdicts[] = {" is correct", " is right", " is the correct", " is the right", " is the best", " is the answer", " is the most", " would be correct", NULL}, *const choose[] = {"choose", "select", "pick", "go", NULL},
+    static const char *const verdicts[] = {" is correct", " is right", " is the correct", " is the right", " is the best", " is the answer", " is the most", " would be correct", NULL}, *const choose[] = {"choose", "select", "pick", "go", NULL}, *const between[] = {"with", "for", "the", "option", "choice", "answer", NULL},
         *const why[] = {" because", " since", " as ", NULL};
     Answer next = *a;
     found = RESULT_NONE;
@@ -325,7 +328,7 @@ FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
         while (text_at(t, k) && strchr(")]*\"'`.", t.data[k])) k++;
         while (at > 0 && strchr("([*\"'` ", t.data[at - 1])) at--;
         Text before = word_before(t, &at);
-        if (text_is(before, "with") || text_is(before, "option") || text_is(before, "choice") || text_is(before, "answer")) { int64_t with = at; Text w = word_before(t, &with); if (text_is_one(w, choose)) before = w; }
+        for (int words = 0; words < 3 && text_is_one(before, between); words++) before = word_before(t, &at);   // "go with option B"
         bool chosen = text_is_one(before, choose) && (!is_letter(text_at(t, k + 1)) || text_at(t, k) != ' ' || begins_one(text_from(t, k), why));
         bool denied = false;
         int64_t look = at;
