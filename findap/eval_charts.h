@@ -36,7 +36,7 @@ FN void bar_scale(const BarRow *r, double *low, double *high) {   // of what is 
     for (int k = 0; k < NUM_SHOWN; k++) if (isfinite(r->published[k])) { most = fmax(most, r->published[k]); least = fmin(least, r->published[k]); }
     *low = least < 0 ? floor(least / 10) * 10 : 0;
     *high = 100;
-    if (r->unit == 1 || most > 100) {
+    if (r->unit == 1) {
         double step = nice_step(most > 0 ? most : 1, 4);
         *high = ceil(most / step - 1e-9) * step;
         if (!(*high > 0)) *high = step;
@@ -70,7 +70,7 @@ FN void bar_row(Html *h, const BarRow *r, char *const *labels) {
     for (int k = 0; k < NUM_SHOWN; k++) published = published || isfinite(r->published[k]);
     bar_scale(r, &low, &high);
     bool odd = low != 0 || high != 100;
-    double span = high - low, bottom = BAR_TOP + BAR_PITCH * r->n, lanes = bottom + (published ? BAR_PITCH : 0), zero = 100 * (0 - low) / span;
+    double span = high - low, bottom = BAR_TOP + BAR_PITCH * r->n, lanes = bottom + (published ? BAR_PITCH + 2 : 0), zero = 100 * (0 - low) / span;
     Html about;
     memset(&about, 0, sizeof about);
     for (int i = 0; i < r->n; i++) {
@@ -113,8 +113,15 @@ FN void bar_row(Html *h, const BarRow *r, char *const *labels) {
         svg_mark(h, x, bottom + 4, "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z", "fill:var(--bg);stroke:var(--ink);stroke-width:1.5");
     }
     for (int k = NUM_SHOWN - 1; k >= 0; k--) if (isfinite(r->published[k]))
-        svg_mark(h, fmin(100, fmax(0, 100 * (r->published[k] - low) / span)), bottom + 13, "M0-5.5l5.5 5.5-5.5 5.5-5.5-5.5z", k ? "fill:none;stroke:var(--ink);stroke-width:1.5" : "fill:var(--ink)");
-    if (odd) html_add(h, "<text x=\"0\" y=\"%g\">%s</text><text x=\"100%%\" y=\"%g\" text-anchor=\"end\">%s</text>", lanes + BAR_BOTTOM + 10, shown(low, r->unit == 1 && high < 10 ? 1 : 0).text, lanes + BAR_BOTTOM + 10, shown(high, r->unit == 1 && high < 10 ? 1 : 0).text);
+        svg_mark(h, fmin(100, fmax(0, 100 * (r->published[k] - low) / span)), bottom + 15, "M0-5.5l5.5 5.5-5.5 5.5-5.5-5.5z", k ? "fill:none;stroke:var(--ink);stroke-width:1.5" : "fill:var(--ink)");
+    if (odd) {   // not the axis above
+        int d = r->unit == 1 && high < 10 ? 1 : 0;
+        html_add(h, "<text x=\"0\" y=\"%g\">", lanes + BAR_BOTTOM + 10);
+        html_number(h, low, d, false);
+        html_add(h, "</text><text x=\"100%%\" y=\"%g\" text-anchor=\"end\">", lanes + BAR_BOTTOM + 10);
+        html_number(h, high, d, false);
+        html_raw(h, "</text>");
+    }
     svg_end(h);
     bar_values(h, r, published);
     html_raw(h, "</div>\n");
@@ -200,6 +207,7 @@ FN void forest_row(Html *h, const Comparisons *c, const TaskResult *t, double re
         for (int r = 1; r < runs; r++) {
             const Comparison *x = comparison_find(c, t->id, r);
             double y = BAR_TOP + BAR_PITCH * (r - 1) + 9;
+            if (x && x->unit != 100 && r == 1) html_add(h, "<text x=\"51%%\" y=\"%g\">in its own unit: not drawn</text>", y + 4);
             if (!x || x->unit != 100) continue;
             if (isfinite(x->d.low) && isfinite(x->d.high)) svg_line(h, 50 + 5000 * x->d.low / reach, y, 50 + 5000 * x->d.high / reach, y, "");
             svg_point(h, 50 + 5000 * x->d.difference / reach, y, r);
@@ -231,9 +239,9 @@ enum { CONFUSION_MOST = 60 };
 FN void confusion_table(Html *h, const TaskResult *t, const char *label) {
     int64_t k = t->num_labels;
     bool names = k <= 4;
-    html_raw(h, "<figure><figcaption><b>");
+    html_raw(h, k > 12 ? "<figure style=\"flex-basis:100%\"><figcaption><b>" : "<figure><figcaption><b>");
     html_text(h, label);
-    html_raw(h, "</b> <span class=\"soft small\">across: the answer, down: the gold one</span></figcaption>\n");
+    html_raw(h, "</b><div class=\"soft small\">across: the answer, down: the gold one</div></figcaption>\n");
     if (k > CONFUSION_MOST) { html_add(h, "<p class=\"soft\">%" PRId64 " labels: too many for a table; they are in results.json.</p></figure>\n", k); return; }
     html_raw(h, "<div class=\"box\" tabindex=\"0\"><table class=\"heat pin small\"><thead><tr><th scope=\"col\" class=\"name\">gold</th>");
     for (int64_t j = 0; j < k; j++) {
@@ -251,7 +259,8 @@ FN void confusion_table(Html *h, const TaskResult *t, const char *label) {
         html_raw(h, "</th>");
         for (int64_t j = 0; j <= k; j++) {   // the ground is the share of the gold label's rows, at most so dark that text stays readable
             int64_t v = t->confusion[i * (k + 1) + j];
-            html_add(h, "<td class=\"n%s\" style=\"--v:%.3f\">%" PRId64 "</td>", i == j ? " hit" : "", sum ? 0.5 * (double)v / (double)sum : 0, v);
+            if (v == 0 && k > 12) html_raw(h, i == j ? "<td class=\"n hit\"></td>" : "<td></td>");   // most cells of a large one: numbers are found more easily without
+            else html_add(h, "<td class=\"n%s\" style=\"--v:%.3f\">%" PRId64 "</td>", i == j ? " hit" : "", sum ? 0.5 * (double)v / (double)sum : 0, v);
         }
         html_raw(h, "</tr>\n");
     }
@@ -267,9 +276,9 @@ FN void length_histogram(Html *h, const TaskResult *t, const char *label, int ru
     char *about = xprintf("lengths of %" PRId64 " outputs in tokens, %g to %g", total, t->edges[0], t->edges[n]);
     html_raw(h, "<figure><figcaption><b>");
     html_text(h, label);
-    html_raw(h, "</b> <span class=\"soft small\">tokens an output");
+    html_raw(h, "</b><div class=\"soft small\">tokens an output");
     if (isfinite(t->overlength)) { html_raw(h, "; reached the cap: "); html_number(h, 100 * t->overlength, 1, false); html_raw(h, " %"); }
-    html_raw(h, "</span></figcaption>\n");
+    html_raw(h, "</div></figcaption>\n");
     svg_begin(h, 0, 96, label, about);
     for (int64_t i = 0; i < n; i++) {
         double y = 66.0 * (double)t->lengths[i] / (double)most;

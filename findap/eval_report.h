@@ -99,7 +99,7 @@ FN void report_runs(Report *r) {
         html_raw(h, "</th>");
         for (int k = 0; k < 6; k++) {
             const char *s = json_string_value(json_object_get(x->json, keys[k]));
-            html_raw(h, k == 1 || k == 3 ? "<td><code>" : k == 0 || k == 2 ? "<td class=\"name\">" : "<td>");
+            html_raw(h, k == 1 || k == 3 ? "<td><code>" : k == 0 || k == 2 ? "<td class=\"path\">" : "<td>");
             if (s && *s) html_textn(h, s, k == 1 && strlen(s) > 12 ? 12 : strlen(s)); else html_raw(h, "\xE2\x80\x93");
             html_raw(h, k == 1 || k == 3 ? "</code></td>" : "</td>");
         }
@@ -187,7 +187,7 @@ FN void report_mean_row(Report *r, int64_t begin, int64_t end) {
         for (int m = 0; m < NUM_SHOWN; m++) sum[2 + m] += report_published(t, r->num_runs, shown_models[m]);
     }
     if (k > 1) {
-        html_add(h, "<tr class=\"group\"><th scope=\"row\">Mean of %" PRId64 " tasks</th><td></td><td></td>", k);
+        html_add(h, "<tr class=\"group\"><th scope=\"row\">Mean of %" PRId64 " tasks</th><td></td>", k);
         for (int j = 0; j < r->num_runs; j++) { run[j].value /= (double)k; run[j].error = sqrt(run[j].error) / (double)k; score_cell(h, &run[j], 100); }
         for (int m = 0; m < (r->published ? 2 + NUM_SHOWN : 2); m++) plain_cell(h, sum[m] / (double)k, 2);
         html_raw(h, "</tr>\n");
@@ -197,8 +197,8 @@ FN void report_mean_row(Report *r, int64_t begin, int64_t end) {
 
 FN void report_table(Report *r) {
     Html *h = &r->h;
-    int columns = 5 + r->num_runs + (r->published ? NUM_SHOWN : 0);
-    html_raw(h, "<h2 id=\"scores\">Scores</h2>\n<div class=\"box\" tabindex=\"0\"><table class=\"pin\"><thead><tr><th scope=\"col\" class=\"name\">Task</th><th scope=\"col\">Metric</th><th scope=\"col\" class=\"n\">n</th>");
+    int columns = 4 + r->num_runs + (r->published ? NUM_SHOWN : 0);
+    html_raw(h, "<h2 id=\"scores\">Scores</h2>\n<div class=\"box\" tabindex=\"0\"><table class=\"pin\"><thead><tr><th scope=\"col\" class=\"name\">Task</th><th scope=\"col\" class=\"n\">n</th>");
     for (int i = 0; i < r->num_runs; i++) { html_raw(h, "<th scope=\"col\" class=\"n\" style=\"white-space:normal;min-width:8em\">"); html_text(h, r->labels[i]); html_raw(h, "</th>"); }
     html_raw(h, "<th scope=\"col\" class=\"n\">Majority</th><th scope=\"col\" class=\"n\">Random</th>");
     for (int m = 0; r->published && m < NUM_SHOWN; m++) html_add(h, "<th scope=\"col\" class=\"n\" style=\"white-space:normal;min-width:7em\">%s <span class=\"pm\">published</span></th>", shown_models[m]);
@@ -208,15 +208,15 @@ FN void report_table(Report *r) {
         while (begin < r->n && !report_groups[g].has(r->tasks[begin].first)) begin++;
         for (end = begin; end < r->n && report_groups[g].has(r->tasks[end].first);) end++;
         if (begin == end) continue;
-        html_add(h, "<tr class=\"group\"><th scope=\"col\">%s</th><td colspan=\"%d\"></td></tr>\n", report_groups[g].title, columns - 1);
+        html_add(h, "<tr class=\"group\"><th scope=\"colgroup\" colspan=\"%d\"><span class=\"stick\">%s</span></th></tr>\n", columns, report_groups[g].title);
         for (int64_t i = begin; i < end; i++) {
             const ReportTask *t = &r->tasks[i];
             html_raw(h, "<tr><th scope=\"row\" class=\"name\">");
             html_text(h, t->first->title);
-            html_raw(h, "</th><td>");
+            html_raw(h, " <span class=\"pm\">");
             html_text(h, t->first->metric);
             html_raw(h, t->first->higher_is_better ? " \xE2\x86\x91" : " \xE2\x86\x93");
-            html_add(h, "</td><td class=\"n\">%" PRId64 "</td>", t->first->n);
+            html_add(h, "</span></th><td class=\"n\">%" PRId64 "</td>", t->first->n);
             for (int j = 0; j < r->num_runs; j++) {
                 Estimate s = report_score(t, j);
                 score_cell(h, &s, t->unit);
@@ -318,7 +318,7 @@ FN void report_forest(Report *r, bool general) {
     double reach = forest_reach(&r->compared, general);
     html_add(h, general ? "<h2 id=\"forgotten\">Forgotten? General tasks against %s" : "<h2 id=\"gained\">Gained? Finance tasks against %s", "");
     html_text(h, r->labels[0]);
-    html_raw(h, "</h2>\n<p class=\"soft small\">Left of the middle: worse than the first run (where less is better, right). Points: difference, in per cent points; lines: its 95 % interval.</p>\n");
+    html_raw(h, "</h2>\n<p class=\"soft small\">Left of the middle: worse than the first run. Points: the difference, in per cent points; lines: its 95 % interval.</p>\n");
     run_legend(h, r->labels, r->num_runs, true, false, false);
     forest_axis(h, reach);
     for (int64_t i = 0; i < r->n; i++) if (r->tasks[i].first->general == general) forest_row(h, &r->compared, r->tasks[i].first, reach, r->labels);
@@ -349,13 +349,14 @@ FN void report_notes(Report *r) {
         html_raw(h, ", best run ");
         html_number(h, best * t->unit, t->unit == 1 ? 3 : 2, false);
         static const char *const better[] = {"mcc", "macro_f1"};
-        for (int m = 0; m < 2; m++) for (int j = 0; j < r->num_runs; j++) {
-            const json_t *metric = t->of[j] && t->of[j]->metrics ? json_object_get(t->of[j]->metrics, better[m]) : NULL, *value = metric ? json_object_get(metric, "value") : NULL;
-            if (!json_is_number(value) || strcmp(t->first->metric, better[m]) == 0) continue;
-            html_raw(h, "; ");
-            html_text(h, r->labels[j]);
-            html_raw(h, m ? " macro F1 " : " MCC ");
-            html_number(h, 100 * json_number_value(value), 1, false);
+        for (int m = 0; m < 2; m++) {
+            int there = 0;
+            for (int j = 0; j < r->num_runs; j++) {   // in the order of the runs
+                const json_t *metric = t->of[j] && t->of[j]->metrics ? json_object_get(t->of[j]->metrics, better[m]) : NULL, *value = metric ? json_object_get(metric, "value") : NULL;
+                if (strcmp(t->first->metric, better[m]) == 0 || (!json_is_number(value) && !there)) continue;
+                html_raw(h, there++ ? ", " : m ? "; macro F1 " : "; MCC ");
+                html_number(h, json_is_number(value) ? 100 * json_number_value(value) : NAN, 1, false);
+            }
         }
         html_raw(h, "</li>\n");
     }
@@ -372,6 +373,14 @@ FN void report_notes(Report *r) {
 
 // ---- outcomes
 
+enum { UNANSWERED_PERCENT = 5 };
+FN double report_unanswered(const TaskResult *t) {   // per cent of the outputs
+    double answered = 0, sum = 0;
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)t->outcomes, key, value) { sum += json_number_value(value); if (strcmp(key, "answered") == 0) answered = json_number_value(value); }
+    return sum > 0 ? 100 * (sum - answered) / sum : NAN;
+}
 FN void report_outcomes(Report *r) {
     Html *h = &r->h;
     json_t *names = json_object();   // in the order in which they appear
@@ -380,14 +389,15 @@ FN void report_outcomes(Report *r) {
     for (int i = 0; i < r->num_runs; i++) for (int64_t k = 0; k < r->runs[i].n; k++)
         if (r->runs[i].tasks[k].outcomes) json_object_foreach((json_t *)r->runs[i].tasks[k].outcomes, key, value) if (json_object_size(names) < 16) json_object_set_new(names, key, json_null());
     if (json_object_size(names) == 0) { json_decref(names); return; }
-    html_raw(h, "<h2 id=\"outcomes\">Could the answers be read?</h2>\n<p class=\"soft small\">What is no clear answer counts as wrong, never as some default. Overlength: the share that reached the cap of tokens.</p>\n"
-                "<div class=\"box\" tabindex=\"0\"><table class=\"pin\"><thead><tr><th scope=\"col\" class=\"name\">Task</th><th scope=\"col\">Run</th><th scope=\"col\" class=\"n\">n</th>");
+    int64_t all = 0, many = 0;
+    for (int i = 0; i < r->num_runs; i++) for (int64_t k = 0; k < r->runs[i].n; k++) if (r->runs[i].tasks[k].outcomes) { all++; many += report_unanswered(&r->runs[i].tasks[k]) > UNANSWERED_PERCENT; }
+    html_add(h, "<h2 id=\"outcomes\">Could the answers be read?</h2>\n<p>In %" PRId64 " of %" PRId64 " results more than %d %% of the outputs hold no clear answer. Those count as wrong, never as some default.</p>\n", many, all, UNANSWERED_PERCENT);
+    html_raw(h, "<details><summary>All outcomes</summary>\n<p class=\"soft small\">Overlength: the share that reached the cap of tokens.</p>\n<div class=\"box\" tabindex=\"0\"><table class=\"pin\"><thead><tr><th scope=\"col\" class=\"name\">Task</th><th scope=\"col\">Run</th><th scope=\"col\" class=\"n\">n</th>");
     json_object_foreach(names, key, value) { html_raw(h, "<th scope=\"col\" class=\"n\">"); html_text(h, key); html_raw(h, "</th>"); }
     html_raw(h, "<th scope=\"col\" class=\"n\">not answered</th><th scope=\"col\" class=\"n\">overlength</th><th scope=\"col\" class=\"n\">bad rows</th></tr></thead><tbody>\n");
     for (int64_t i = 0; i < r->n; i++) for (int j = 0; j < r->num_runs; j++) {
         const TaskResult *t = r->tasks[i].of[j];
         if (!t || !t->outcomes) continue;
-        int64_t answered = 0, sum = 0;
         html_raw(h, "<tr><th scope=\"row\" class=\"name\">");
         html_text(h, t->title);
         html_raw(h, "</th><td class=\"name\">");
@@ -395,17 +405,17 @@ FN void report_outcomes(Report *r) {
         html_add(h, "</td><td class=\"n\">%" PRId64 "</td>", t->n);
         json_object_foreach(names, key, value) {
             const json_t *x = json_object_get(t->outcomes, key);
-            if (x) { sum += (int64_t)json_integer_value(x); if (strcmp(key, "answered") == 0) answered = (int64_t)json_integer_value(x); html_add(h, "<td class=\"n\">%" PRId64 "</td>", (int64_t)json_integer_value(x)); }
+            if (x) html_add(h, "<td class=\"n\">%" PRId64 "</td>", (int64_t)json_integer_value(x));
             else html_raw(h, "<td class=\"n\">\xE2\x80\x93</td>");
         }
-        double lost = sum ? 100 * (double)(sum - answered) / (double)sum : NAN;
-        html_raw(h, lost > 5 ? "<td class=\"n\"><b>" : "<td class=\"n\">");
+        double lost = report_unanswered(t);
+        html_raw(h, lost > UNANSWERED_PERCENT ? "<td class=\"n\"><b>" : "<td class=\"n\">");
         html_number(h, lost, 1, false);
-        html_raw(h, isfinite(lost) ? lost > 5 ? " %</b></td><td class=\"n\">" : " %</td><td class=\"n\">" : "</td><td class=\"n\">");
+        html_raw(h, isfinite(lost) ? lost > UNANSWERED_PERCENT ? " %</b></td><td class=\"n\">" : " %</td><td class=\"n\">" : "</td><td class=\"n\">");
         html_number(h, 100 * t->overlength, 1, false);
         html_add(h, "%s</td><td class=\"n\">%" PRId64 "</td></tr>\n", isfinite(t->overlength) ? " %" : "", t->bad_rows);
     }
-    html_raw(h, "</tbody></table></div>\n");
+    html_raw(h, "</tbody></table></div></details>\n");
     json_decref(names);
 }
 

@@ -62,31 +62,31 @@ FN void html_number(Html *h, double x, int digits, bool sign) {
 
 // ---- the page
 
-// Contrast of text on its ground is 4.5 at least, in both schemes; of lines and bars 3, by their outlines
+// Contrast of text on its ground is 4.5 at least, in both schemes; of lines (--l) and of the outlines of bars and points (--edge, --ink) 3. test_report.c computes them.
 FN const char html_style[] =
     ":root{color-scheme:light dark;--bg:#fff;--ink:#1b1e22;--soft:#4d545d;--line:#c6ccd4;--edge:#737b86;--box:#f3f5f7;--link:#005a94;--heat:0,114,178;"
-    "--c0:#0072b2;--c1:#e69f00;--c2:#009e73;--c3:#cc79a7;--c4:#d55e00;--c5:#56b4e9}\n"
+    "--c0:#0072b2;--c1:#e69f00;--c2:#009e73;--c3:#cc79a7;--c4:#d55e00;--c5:#56b4e9;--l0:#0072b2;--l1:#b07800;--l2:#008561;--l3:#b1588a;--l4:#c25500;--l5:#2f8abf}\n"
     "@media(prefers-color-scheme:dark){:root{--bg:#14171b;--ink:#e9ebee;--soft:#b4bbc4;--line:#3d444d;--edge:#8f98a3;--box:#1d2127;--link:#7cc0f2;--heat:86,180,233;"
-    "--c0:#3f9fe0;--c1:#e8a723;--c2:#22b58b;--c3:#d68fb8;--c4:#e8752a;--c5:#9bd3f5}}\n"
+    "--c0:#3f9fe0;--c1:#e8a723;--c2:#22b58b;--c3:#d68fb8;--c4:#e8752a;--c5:#9bd3f5;--l0:#3f9fe0;--l1:#e8a723;--l2:#22b58b;--l3:#d68fb8;--l4:#e8752a;--l5:#9bd3f5}}\n"
     "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\n"
-    "body{margin:0 auto;padding:16px;max-width:1080px;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Liberation Sans\",sans-serif;overflow-wrap:anywhere}\n"
+    "body{margin:0 auto;padding:16px;max-width:1180px;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Liberation Sans\",sans-serif;overflow-wrap:anywhere}\n"
     "h1{font-size:1.6em;line-height:1.25;margin:.3em 0}h2{font-size:1.25em;margin:2em 0 .4em;padding-top:.5em;border-top:2px solid var(--line)}h3{font-size:1.05em;margin:1.4em 0 .3em}\n"
     "p,ul{max-width:76ch}p{margin:.5em 0}a{color:var(--link)}code{font:.9em ui-monospace,\"DejaVu Sans Mono\",monospace}.soft{color:var(--soft)}.small{font-size:.87em}\n"
     "nav{display:flex;flex-wrap:wrap;gap:.2em 1.1em;margin:.8em 0}nav a{padding:.2em 0}\n"
     ".box{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:.6em 0;max-width:100%}\n"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}th,td{padding:.3em .65em;text-align:left;vertical-align:top;border-bottom:1px solid var(--line);overflow-wrap:normal}\n"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%;font-size:.95em}th,td{padding:.3em .55em;text-align:left;vertical-align:top;border-bottom:1px solid var(--line);overflow-wrap:normal}\n"
     "tbody tr:last-child>*{border-bottom:0}thead th{background:var(--box);font-weight:600;vertical-align:bottom}th[scope=row]{font-weight:500}tr.group>*{background:var(--box);font-weight:600}\n"
-    ".n{text-align:right;white-space:nowrap}.name{min-width:9em;max-width:24em;overflow-wrap:anywhere}.pin th:first-child{position:sticky;left:0;background:var(--bg);border-right:1px solid var(--line);z-index:1}.pin thead th:first-child,.pin tr.group th:first-child{background:var(--box)}\n"
+    ".n{text-align:right;white-space:nowrap}.name{min-width:15em;max-width:26em;overflow-wrap:anywhere}.path{min-width:7em;max-width:22em;overflow-wrap:anywhere}.stick{position:sticky;left:.55em;display:inline-block}.pin th:first-child{position:sticky;left:0;background:var(--bg);border-right:1px solid var(--line);z-index:1}.pin thead th:first-child,.pin tr.group>:first-child{background:var(--box)}.pin tr.group>[colspan]{position:static;border-right:0}\n"
     ".pm{color:var(--soft);font-size:.85em}\n"
-    "svg{display:block}svg text{fill:var(--soft);font:12px system-ui,-apple-system,\"Segoe UI\",Roboto,\"Liberation Sans\",sans-serif;font-variant-numeric:tabular-nums}\n"
+    "svg{display:block;overflow:visible}svg text{fill:var(--soft);font:12px system-ui,-apple-system,\"Segoe UI\",Roboto,\"Liberation Sans\",sans-serif;font-variant-numeric:tabular-nums}\n"
     ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3em 1.3em;margin:.6em 0;padding:0;max-width:none}.legend li{display:flex;align-items:center;gap:.5em}.legend svg{flex:none}\n"
     ".bars{display:grid;grid-template-columns:minmax(0,14em) minmax(0,1fr) 7.4em;column-gap:12px;align-items:start;padding:9px 0;border-top:1px solid var(--line)}.bars.axis{border:0;padding:0}\n"
-    ".bars .what{line-height:1.3}.bars .vals{line-height:18px;padding-top:8px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{grid-template-columns:minmax(0,14em) minmax(0,1fr) 15em}\n"
+    ".bars .what{line-height:1.3}.bars .vals{line-height:18px;padding-top:8px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{grid-template-columns:minmax(0,14em) minmax(0,1fr) 17em}\n"
     "details{border:1px solid var(--line);border-radius:6px;margin:.5em 0;padding:0 .7em}summary{cursor:pointer;padding:.5em 0}details[open]{padding-bottom:.7em}details .box{margin:.4em 0}\n"
     ".cols{display:flex;flex-wrap:wrap;gap:14px 24px}.cols>*{flex:1 1 300px;min-width:0;max-width:100%}figure{margin:.8em 0}figcaption{margin:.2em 0}\n"
     ".plot{display:flex}.plot .y{flex:none}.plot .area{flex:1 1 0;min-width:0}.note{border-left:4px solid var(--c4);padding:.1em .8em;margin:.7em 0}\n"
-    ".heat td.n{background:rgba(var(--heat),var(--v,0))}.heat td.hit{box-shadow:inset 0 0 0 2px var(--edge)}.heat .name{min-width:5em}\n"
-    "@media(max-width:640px){body{padding:12px}.bars,.wide{grid-template-columns:minmax(0,1fr) 7.4em}.wide{grid-template-columns:minmax(0,1fr)}.bars .what{grid-column:1/-1}.bars.axis .what{display:none}.wide .vals{padding-top:0;text-align:left}.wide.axis .vals{display:none}.name{max-width:11em;min-width:7em}}\n"
+    ".heat td.n{background:rgba(var(--heat),var(--v,0))}.heat td.hit{box-shadow:inset 0 0 0 2px var(--edge)}.heat .name{min-width:7em}\n"
+    "@media(max-width:640px){body{padding:12px}.bars,.wide{grid-template-columns:minmax(0,1fr) 7.4em}.wide{grid-template-columns:minmax(0,1fr)}.bars .what{grid-column:1/-1}.bars.axis .what{display:none}.wide .vals{padding-top:0;text-align:left}.wide.axis .vals{display:none}.name{max-width:11em;min-width:8.5em}}\n"
     "@media print{details:not([open])>*{display:block}.box{overflow:visible}}\n";
 
 // patterns of bars, one a series: solid, rising lines, dots, lying lines, falling lines, upright lines

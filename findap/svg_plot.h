@@ -36,15 +36,17 @@ FN void axis_fit(Axis *a, const Curve *c, int n, bool y, bool logarithmic) {
         a->high = fmax(a->high, v);
     }
     if (logarithmic) { a->low /= 1.15; a->high *= 1.15; return; }
-    double pad = y ? 0.05 * (a->high - a->low) : 0;
+    bool points = false;
+    for (int k = 0; k < n; k++) points = points || c[k].points;
+    double pad = (y ? 0.05 : points ? 0.02 : 0) * (a->high - a->low);
     if (!(a->high > a->low)) pad = a->high != 0 ? 0.1 * fabs(a->high) : 1;   // one value alone
     a->low -= pad; a->high += pad;
 }
-FN void tick_text(char *out, size_t size, double v, int digits) {   // short: 2.5M, 40k, 0.02
+FN void tick_text(char *out, size_t size, double v, int digits, double thousands) {   // short: 2.5M, 40k, 0.02
     double m = fabs(v);
     if (m >= 1e9) snprintf(out, size, "%.3gG", v / 1e9);
     else if (m >= 1e6) snprintf(out, size, "%.3gM", v / 1e6);
-    else if (m >= 1e4) snprintf(out, size, "%.3gk", v / 1e3);
+    else if (m >= thousands) snprintf(out, size, "%.3gk", v / 1e3);
     else snprintf(out, size, "%.*f", digits, v);
 }
 typedef struct { double at[16]; char text[16][32]; int n; } Ticks;
@@ -54,7 +56,7 @@ FN void axis_ticks(const Axis *a, int most, Ticks *t) {
         double step = nice_step(a->high - a->low, most);
         for (double v = ceil(a->low / step - 1e-9) * step; v <= a->high + 1e-9 * step && t->n < 16; v += step) {
             t->at[t->n] = v;
-            tick_text(t->text[t->n++], 32, fabs(v) < 1e-9 * step ? 0 : v, digits_for(step));
+            tick_text(t->text[t->n++], 32, fabs(v) < 1e-9 * step ? 0 : v, digits_for(step), 1e4);
         }
         return;
     }
@@ -65,12 +67,12 @@ FN void axis_ticks(const Axis *a, int most, Ticks *t) {
         double v = fine[k] * pow(10, d);
         if (v < a->low || v > a->high || t->n == 16) continue;
         t->at[t->n] = v;
-        tick_text(t->text[t->n++], 32, v, d < 0 ? -d : 0);
+        tick_text(t->text[t->n++], 32, v, d < 0 ? -d : 0, 1e3);
     }
     if (t->n >= 2) return;
     t->n = 2;   // less than a step of 1, 2, 5 wide: the ends
     t->at[0] = a->low; t->at[1] = a->high;
-    for (int k = 0; k < 2; k++) tick_text(t->text[k], 32, t->at[k], digits_for(t->at[0]) + 2);
+    for (int k = 0; k < 2; k++) tick_text(t->text[k], 32, t->at[k], digits_for(t->at[0]) + 2, 1e3);
 }
 
 FN void plot_curve(Html *h, const Curve *c, const Axis *x, const Axis *y) {
@@ -87,7 +89,7 @@ FN void plot_curve(Html *h, const Curve *c, const Axis *x, const Axis *y) {
         else html_add(h, "%s%.1f %.1f", pen ? "L" : "M", 1000 * px, py);
         pen = true;
     }
-    if (!c->points) html_add(h, "\" fill=\"none\" vector-effect=\"non-scaling-stroke\" style=\"stroke:var(--c%d);stroke-width:2%s%s\"/>", html_color(c->style), *svg_dashes[c->style % HTML_SERIES] ? ";stroke-dasharray:" : "", svg_dashes[c->style % HTML_SERIES]);
+    if (!c->points) html_add(h, "\" fill=\"none\" vector-effect=\"non-scaling-stroke\" style=\"stroke:var(--l%d);stroke-width:2%s%s\"/>", html_color(c->style), *svg_dashes[c->style % HTML_SERIES] ? ";stroke-dasharray:" : "", svg_dashes[c->style % HTML_SERIES]);
 }
 
 // x_name, y_name and title may be any text
@@ -106,7 +108,7 @@ FN void plot_svg(Html *h, const char *title, const char *x_name, const char *y_n
     for (int k = 0; k < n; k++) {
         html_raw(h, "<li><svg width=\"34\" height=\"14\" aria-hidden=\"true\">");
         if (c[k].points) svg_point(h, 50, 7, c[k].style);
-        else html_add(h, "<path d=\"M1 7h32\" fill=\"none\" style=\"stroke:var(--c%d);stroke-width:2.5%s%s\"/>", html_color(c[k].style), *svg_dashes[c[k].style % HTML_SERIES] ? ";stroke-dasharray:" : "", svg_dashes[c[k].style % HTML_SERIES]);
+        else html_add(h, "<path d=\"M1 7h32\" fill=\"none\" style=\"stroke:var(--l%d);stroke-width:2.5%s%s\"/>", html_color(c[k].style), *svg_dashes[c[k].style % HTML_SERIES] ? ";stroke-dasharray:" : "", svg_dashes[c[k].style % HTML_SERIES]);
         html_raw(h, "</svg>");
         html_text(h, c[k].name);
         html_raw(h, "</li>");

@@ -129,7 +129,7 @@ static void fake_log(const char *path, int64_t steps) {   // as log.h writes it
         buffer_add(&b, line, (int64_t)strlen(line));
         free(line);
         if (s % (steps / 10) != 0) continue;
-        line = xprintf("{\"event\":\"dev\",\"step\":%" PRId64 ",\"stage\":\"group1\",\"dev_loss_nats_per_target\":%.5f,\"dev_targets\":1000,\"best_dev_loss_nats_per_target\":1.0,\"dev_loss_cpt\":%.5f,\"dev_loss_it\":%.5f}\n", s, 0.62 * cpt + 0.41 * it, cpt + 0.03, it + 0.02);
+        line = xprintf("{\"event\":\"dev\",\"step\":%" PRId64 ",\"stage\":\"%s\",\"dev_loss_nats_per_target\":%.5f,\"dev_targets\":1000,\"best_dev_loss_nats_per_target\":1.0,\"dev_loss_cpt\":%.5f,\"dev_loss_it\":%.5f}\n", s, s <= steps / 2 ? "group1" : "group2", 0.62 * cpt + 0.41 * it, cpt + 0.03, it + 0.02);
         buffer_add(&b, line, (int64_t)strlen(line));
         free(line);
     }
