@@ -15,7 +15,13 @@
 #else
 #include "train_findap.c"
 #endif
+#define SampleRow ComparedRow     // sample.h has one too
+#include "findap/eval_compare.h"  // defines: eval_compare_main
+#undef SampleRow
+#include "findap/eval_overlap.h"  // defines: eval_overlap_main
+#include "findap/eval_report.h"   // defines: eval_report_main
 #include "findap/eval_run.h"      // defines: EvalRun, eval_run
+#include "findap/eval_scaling.h"  // defines: eval_scaling_main
 
 // ---------------------------------------------------------------------------------------------------------------
 // the run
@@ -112,7 +118,9 @@ FN int eval_run_main(int argc, char **argv) {
     if (!print) o.a.quiet = true;
     if (ok && !help && !o.a.quiet) log_banner(FINDAP_DEVICE, argc, argv);
     if (ok && !help) ok = comm_agree(comm, eval_run(&v, argc, argv, &e), &e, "the end");
-    if (v.results && print) eval_print_table(v.results);
+    Error inner;
+    if (v.results && print && json_object_size(json_object_get(v.results, "tasks")) && !results_print(v.results, "results", stdout, &inner)) warn("%s", inner.text);
+    fflush(stdout);
     if (v.logp_tokens && !o.a.quiet) fprintf(stderr, "log-probs of generation and training: %" PRId64 " tokens differ by %.1e on average, %.1e at most\n", v.logp_tokens, v.logp_difference / (double)v.logp_tokens, v.logp_largest);
     if (!ok && print) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     eval_run_free(&v);
@@ -173,6 +181,10 @@ FN int eval_main(int argc, char **argv) {
     static const struct { const char *name; int (*run)(int, char **); bool shifted; } commands[] = {   // shifted: argv[0] is to be the command's name
         {"tasks", eval_tasks_main, false},
         {"score", eval_score_main, true},
+        {"compare", eval_compare_main, true},
+        {"report", eval_report_main, true},
+        {"scaling", eval_scaling_main, true},
+        {"overlap", eval_overlap_main, true},
     };
     program_name = "eval";
     sigbus_message();

@@ -292,7 +292,7 @@ FN bool eval_row(EvalRun *v, TaskRun *t, int64_t i, Error *e) {
     return true;
 }
 
-FN int compare_rows(const void *a, const void *b) {   // longest first, else as they stand
+FN int compare_lengths(const void *a, const void *b) {   // longest first, else as they stand
     const int64_t *x = (const int64_t *)a, *y = (const int64_t *)b;
     return x[0] != y[0] ? (x[0] > y[0] ? -1 : 1) : x[1] < y[1] ? -1 : x[1] > y[1];
 }
@@ -300,7 +300,7 @@ FN void eval_order(TaskRun *t) {
     int64_t *pairs = (int64_t *)xcalloc(2 * t->n, sizeof(int64_t));
     t->order = (int64_t *)xcalloc(t->n, sizeof(int64_t));
     for (int64_t i = 0; i < t->n; i++) { pairs[2 * i] = t->rows[i].positions; pairs[2 * i + 1] = i; }
-    qsort(pairs, (size_t)t->n, 2 * sizeof(int64_t), compare_rows);
+    qsort(pairs, (size_t)t->n, 2 * sizeof(int64_t), compare_lengths);
     for (int64_t i = 0; i < t->n; i++) t->order[i] = pairs[2 * i + 1];
     free(pairs);
 }
@@ -580,8 +580,6 @@ FN bool eval_had(void *user, json_t *line, const char *where, Error *e) {   // s
 
 // ---------------------------------------------------------------------------------------------------------------
 // results.json
-
-FN json_t *estimate_json(Estimate x) { return json_pack("{s:o,s:o,s:o,s:o}", "value", json_finite(x.value), "stderr", json_finite(x.error), "low", json_finite(x.low), "high", json_finite(x.high)); }
 
 // acc by log-likelihood per byte and per token, beside acc and acc_norm (per character)
 FN void eval_add_norms(const TaskRun *t, json_t *metrics) {
