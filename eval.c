@@ -155,7 +155,7 @@ FN int eval_tasks_main(int argc, char **argv) {
     if (ok && !help) printf("%-22s %8s  %-20s %-13s %-10s %-6s %-10s %s\n", "task", "rows", "suites", "metric", "request", "mode", "capability", "title");
     for (int i = 0; ok && i < list.n; i++) {
         const Task *t = &list.items[i];
-        char suites[256] = "", rows[24] = "-", *path = data ? path_join(data, t->file) : NULL;
+        char suites[256] = "", rows[24] = "-", *path = data ? task_data(t, data) : NULL;
         const char *suite;
         json_t *x;
         json_object_foreach(json_object_get(t->json, "suites"), suite, x) snprintf(suites + strlen(suites), sizeof suites - strlen(suites), "%s%s", *suites ? "," : "", suite);

@@ -19,7 +19,7 @@
 #include "stats.h"        // defines: proportion_estimate
 #include <ctype.h>        // defines: tolower, toupper
 
-enum { CHECKED_ROWS = 8, MOST_SETS = 512, TURN_TOKENS = 16 };   // rows of a task whose log-probs are computed a second time; different choices of a task that are asked for by their first token; what a template may put around a turn
+enum { CHECKED_ROWS = 8, MOST_SETS = 512, TURN_TOKENS = 8 };   // rows of a task whose log-probs are computed a second time; different choices of a task that are asked for by their first token; by how much an answer's ends may tokenise differently in a conversation
 
 typedef struct {
     Options a;                      // how the model is asked
@@ -73,6 +73,7 @@ typedef struct {
     int64_t logp_tokens;
 } EvalRun;
 
+FN char *task_data(const Task *t, const char *dir) { return t->file ? path_join(dir, t->file) : xprintf("%s/%s.jsonl", dir, t->name); }
 FN int64_t eval_context(const EvalRun *v) { return v->o->context > 0 ? v->o->context : v->run.config.max_position; }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -274,10 +275,16 @@ FN bool eval_row(EvalRun *v, TaskRun *t, int64_t i, Error *e) {
     p->row = json_object();
     row->positions = eval_row_longest(t, i);
     if (t->request == REQUEST_GENERATE) {
-        Ids ids = {NULL, 0, 0};
-        for (int k = 0; k < d->num_turns; k++) tokenizer_encode(v->run.tokenizer, d->turns[k].data, d->turns[k].length, false, &ids);
-        turns = ids.len + d->num_turns * (t->max_new + TURN_TOKENS);   // at most, and what is more than the model's room is cut when it comes to that
-        ids_free(&ids);
+        if (d->num_turns) {   // all turns with empty answers, and room for these
+            Ids ids = {NULL, 0, 0};
+            Text *nothing = (Text *)xcalloc(d->num_turns, sizeof(Text));
+            for (int k = 0; k < d->num_turns; k++) nothing[k] = text_of("");
+            bool ok = eval_prompt(v, t, d, nothing, d->num_turns, &ids, e);
+            turns = ids.len - p->ids.len + d->num_turns * (t->max_new + TURN_TOKENS);
+            ids_free(&ids);
+            free(nothing);
+            if (!ok) return false;
+        }
         int64_t left = context - p->ids.len + 1;
         row->max_new = left < 0 ? 0 : left < t->max_new ? left : t->max_new;
         row->positions = p->ids.len + row->max_new - 1 + turns;
@@ -507,6 +514,7 @@ FN void eval_score_row(EvalRun *v, TaskRun *t, int64_t i, Text output, bool trun
             for (int m = 0; m < 2; m++) if (k == 0 || by[m] > best[m]) { best[m] = by[m]; t->right_by[i][m] = k == d->gold; }
         }
     } else sample_score(t->task, d, output, truncated, &v->o->score, x);
+    if (t->items[i].skip) x->outcome = OUTCOME_TRUNCATED;   // and not empty: nobody was asked
     x->tokens = tokens;
 }
 
@@ -786,7 +794,7 @@ FN bool eval_find_tasks(EvalRun *v, Error *e) {
     for (int k = 0; ok && k < v->list.n; k++) {
         const Task *task = &v->list.items[k];
         TaskRun *t = &v->tasks[v->num_tasks];
-        char *data = path_join(o->data, task->file);
+        char *data = task_data(task, o->data);
         bool there = file_exists(data), known = !o->pixiu || task->pixiu != PIXIU_NONE;
         if (!there || !known) {
             if (without.len) add_text(&without, ", ");

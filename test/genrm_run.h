@@ -7,10 +7,14 @@ FN void find_build(const char *program) {
     snprintf(build, sizeof build, "%.*s", slash ? (int)(slash - program) : 1, slash ? program : ".");
 }
 FN void must(bool ok, const Error *e) { if (!ok) fail_msg("%s", e->text); }
-FN void run_genrm(int expected, const char *words) { int status = run_words(genrm_main, "genrm", words); if (status != expected) fail_msg("%s: status %d, expected %d:\n%.700s", words, status, expected, output); }
+#ifndef TESTED_MAIN   // of another program that asks models
+#define TESTED_MAIN genrm_main
+#define TESTED_NAME "genrm"
+#endif
+FN void run_genrm(int expected, const char *words) { int status = run_words(TESTED_MAIN, TESTED_NAME, words); if (status != expected) fail_msg("%s: status %d, expected %d:\n%.700s", words, status, expected, output); }
 FN void expect(const char *words, const char *text) {   // an error, one line, with this in it
     run_genrm(1, words);
-    const char *error = strstr(output, "genrm: error: ");
+    const char *error = strstr(output, TESTED_NAME ": error: ");
     if (!error || !strstr(error, text)) fail_msg("%s: expected \"%s\" in:\n%.700s", words, text, output);
     if (strchr(error, '\n') != error + strlen(error) - 1) fail_msg("%s: more than one line: %.700s", words, error);
 }
