@@ -319,7 +319,7 @@ static void page(void **state) {
         {"tsa", "TSA", "rmse", "finance", "novel", "task", "direct", FAKE_RMSE, 60, 0, 0, {0.3, 0.4, 0.5}, {NAN, NAN}}};
     char *dirs[3];
     for (int i = 0; i < 3; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "p%d", i);
         dirs[i] = xstrdup(in(name));
         json_t *j = fake_run(dirs[i], i == 1 ? HOSTILE : i ? "+PA" : "base", tasks, COUNT(tasks), i), *t = json_object_get(json_object_get(j, "tasks"), "taiwan");
@@ -502,7 +502,7 @@ static void scaling(void **state) {
     // directories: the mean of what all have
     const char *f1[] = {"0.5", "0.6", "0.68"};
     for (int i = 0; i < 3; i++) {
-        char dir[8], *t = xprintf("{\"format\":\"findap-eval-1\",\"tasks\":{\"a\":{\"n\":9,\"metric\":\"acc\",\"score\":0.9,\"metrics\":{\"weighted_f1\":{\"value\":%s,\"stderr\":0.01}}},\"b\":{\"n\":9,\"metric\":\"weighted_f1\",\"score\":0.4}%s}}", f1[i], i ? "" : ",\"c\":{\"n\":1,\"metric\":\"weighted_f1\",\"score\":0}");
+        char dir[16], *t = xprintf("{\"format\":\"findap-eval-1\",\"tasks\":{\"a\":{\"n\":9,\"metric\":\"acc\",\"score\":0.9,\"metrics\":{\"weighted_f1\":{\"value\":%s,\"stderr\":0.01}}},\"b\":{\"n\":9,\"metric\":\"weighted_f1\",\"score\":0.4}%s}}", f1[i], i ? "" : ",\"c\":{\"n\":1,\"metric\":\"weighted_f1\",\"score\":0}");
         Error e;
         snprintf(dir, sizeof dir, "s%d", i);
         assert_true(make_directory(in(dir), &e));
