@@ -349,6 +349,18 @@ static void page(void **state) {
     check_page(again);
     assert_true(strstr(again, "One run") && !strstr(again, "Forgotten?") && !strstr(again, "Training</h2>"));
     free(again);
+    // other data: no difference is computed, and it is said
+    write_run("x0", "\"t\":{\"title\":\"Moved\",", "0.5", "1010");
+    write_run("x1", "\"t\":{\"title\":\"Moved\",", "0.75", "1110");
+    if (run_words(eval_report_main, "report", "@x0 @x1 --out @moved.html")) fail_msg("%s", output);
+    again = read_page("moved.html");
+    assert_true(strstr(again, "Gained?") && !strstr(again, "had different data"));
+    free(again);
+    write_text("x1/results.json", "{\"format\":\"findap-eval-1\",\"tasks\":{\"t\":{\"title\":\"Moved\",\"n\":4,\"metric\":\"acc\",\"score\":0.75,\"data_hash\":\"other\"}}}");
+    if (run_words(eval_report_main, "report", "@x0 @x1 --out @moved.html")) fail_msg("%s", output);
+    again = read_page("moved.html");
+    assert_true(!strstr(again, "id=\"gained\"") && strstr(again, "<b>Moved</b>: the runs had different data"));
+    free(again);
     // damage: one line, and the page of before is as it was
     static const struct { const char *file, *what, *says; } bad[] = {
         {"p1/results.json", "{\"format\":\"findap-eval-1\",\"tasks\":{\"t\":{\"n\":1,\"metric\":\"acc\",\"score\":\"0.5\"}}}", "\"score\" is a string"},
