@@ -20,17 +20,17 @@ typedef struct {
     double value, error;     // NAN: none
     int label[2];            // gold, answer; gold -1: none
     double counts[3];        // right, predicted, gold; NAN: none
-} SampleRow;
+} ResultRow;
 
-typedef struct { SampleRow *items; int64_t n, cap; } SampleRows;
+typedef struct { ResultRow *items; int64_t n, cap; } ResultRows;
 
-FN void sample_rows_free(SampleRows *s) {
+FN void result_rows_free(ResultRows *s) {
     for (int64_t i = 0; i < s->n; i++) free(s->items[i].id);
     free(s->items);
     memset(s, 0, sizeof *s);
 }
 
-FN bool sample_row_read(const json_t *j, const char *metric, const char *where, SampleRow *r, Error *e) {
+FN bool result_row_read(const json_t *j, const char *metric, const char *where, ResultRow *r, Error *e) {
     const json_t *value, *list;
     const char *prompt = NULL;
     memset(r, 0, sizeof *r);
@@ -64,14 +64,14 @@ FN bool sample_row_read(const json_t *j, const char *metric, const char *where, 
     return true;
 }
 
-FN int sample_row_compare(const void *a, const void *b) {   // by id, and where an id is there twice by row
-    const SampleRow *x = (const SampleRow *)a, *y = (const SampleRow *)b;
+FN int result_row_order(const void *a, const void *b) {   // by id, and where an id is there twice by row
+    const ResultRow *x = (const ResultRow *)a, *y = (const ResultRow *)b;
     int c = strcmp(x->id, y->id);
     return c ? c : (x->row > y->row) - (x->row < y->row);
 }
 
 // The rows of a task, sorted. Fewer than results.json counted, or a line that is cut: the file is not the one that the results were made of.
-FN bool sample_rows_load(const RunResult *run, const TaskResult *t, const char *metric, SampleRows *s, Error *e) {
+FN bool result_rows_load(const RunResult *run, const TaskResult *t, const char *metric, ResultRows *s, Error *e) {
     memset(s, 0, sizeof *s);
     char *name = xprintf("samples_%s.jsonl", t->id), *path = strchr(t->id, '/') ? NULL : path_join(run->dir, name);
     Mapped m = {NULL, 0};
@@ -86,20 +86,20 @@ FN bool sample_rows_load(const RunResult *run, const TaskResult *t, const char *
         json_t *j = json_parse(where, (const char *)m.data + at, end - at, e);
         if (s->n == s->cap) {
             s->cap = s->cap ? 2 * s->cap : 256;
-            s->items = (SampleRow *)xrealloc(s->items, s->cap, sizeof(SampleRow));
+            s->items = (ResultRow *)xrealloc(s->items, s->cap, sizeof(ResultRow));
         }
-        ok = j && sample_row_read(j, metric, where, &s->items[s->n], e);
+        ok = j && result_row_read(j, metric, where, &s->items[s->n], e);
         s->n += ok;
         json_decref(j);
         free(where);
         at = end + 1;
     }
     if (ok && s->n < t->n) ok = fail(e, "%s: has %" PRId64 " rows, results.json counts %" PRId64 " ---> were lines removed? the same command again makes them anew", path, s->n, t->n);
-    if (ok) qsort(s->items, (size_t)s->n, sizeof(SampleRow), sample_row_compare);
-    for (int64_t i = 1; ok && i < s->n; i++) if (sample_row_compare(&s->items[i - 1], &s->items[i]) == 0) ok = fail(e, "%s: row %" PRId64 " (\"%.100s\") is there twice ---> remove one of the lines", path, s->items[i].row, s->items[i].id);
+    if (ok) qsort(s->items, (size_t)s->n, sizeof(ResultRow), result_row_order);
+    for (int64_t i = 1; ok && i < s->n; i++) if (result_row_order(&s->items[i - 1], &s->items[i]) == 0) ok = fail(e, "%s: row %" PRId64 " (\"%.100s\") is there twice ---> remove one of the lines", path, s->items[i].row, s->items[i].id);
     unmap_file(&m);
     free(name); free(path);
-    if (!ok) sample_rows_free(s);
+    if (!ok) result_rows_free(s);
     return ok;
 }
 
@@ -151,12 +151,12 @@ FN void compare_tail(Difference *d) {
 }
 
 // matched rows x[i], y[i] of the two runs; false: they don't hold what the metric is made of
-FN bool compare_rows(Comparison *c, const SampleRow **x, const SampleRow **y, int64_t n) {
+FN bool compare_matched(Comparison *c, const ResultRow **x, const ResultRow **y, int64_t n) {
     int cell = cell_metric_of(c->metric), labels = 0;
     bool values = true, binary = true, labelled = cell >= 0, counted = true;
     for (int64_t i = 0; i < n; i++) {
         for (int k = 0; k < 2; k++) {
-            const SampleRow *r = k ? y[i] : x[i];
+            const ResultRow *r = k ? y[i] : x[i];
             values = values && isfinite(r->value);
             binary = binary && (r->value == 0 || r->value == 1);
             labelled = labelled && r->label[0] >= 0;
@@ -181,7 +181,7 @@ FN bool compare_rows(Comparison *c, const SampleRow **x, const SampleRow **y, in
     if (f1 ? !counted : !squares && !values) return false;
     double *a = (double *)xcalloc(n * columns, sizeof(double)), *b = (double *)xcalloc(n * columns, sizeof(double));
     for (int64_t i = 0; i < n; i++) for (int k = 0; k < 2; k++) {
-        const SampleRow *r = k ? y[i] : x[i];
+        const ResultRow *r = k ? y[i] : x[i];
         double *sums = (k ? b : a) + i * columns;
         if (f1) memcpy(sums, r->counts, sizeof r->counts);
         else if (!squares) { sums[0] = r->value; sums[1] = 1; }
@@ -224,10 +224,10 @@ FN bool compare_task(const RunResult *A, const TaskResult *a, const RunResult *B
     c->n = a->n < b->n ? a->n : b->n;
     compare_unpaired(c, &sa, &sb);
     if (!rows) return true;
-    SampleRows x = {NULL, 0, 0}, y = {NULL, 0, 0};
-    if (!sample_rows_load(A, a, metric, &x, e)) return false;
-    if (!sample_rows_load(B, b, metric, &y, e)) { sample_rows_free(&x); return false; }
-    const SampleRow **p = (const SampleRow **)xmalloc((x.n + 1) * (int64_t)sizeof *p), **q = (const SampleRow **)xmalloc((x.n + 1) * (int64_t)sizeof *q);
+    ResultRows x = {NULL, 0, 0}, y = {NULL, 0, 0};
+    if (!result_rows_load(A, a, metric, &x, e)) return false;
+    if (!result_rows_load(B, b, metric, &y, e)) { result_rows_free(&x); return false; }
+    const ResultRow **p = (const ResultRow **)xmalloc((x.n + 1) * (int64_t)sizeof *p), **q = (const ResultRow **)xmalloc((x.n + 1) * (int64_t)sizeof *q);
     bool ok = true;
     int64_t n = 0;
     for (int64_t i = 0, k = 0; ok && (i < x.n || k < y.n);) {
@@ -241,11 +241,11 @@ FN bool compare_task(const RunResult *A, const TaskResult *a, const RunResult *B
     if (ok && n == 0) ok = fail(e, "task \"%s\": no row of %s is in %s ---> was one run with another --limit or --seed?", a->id, A->dir, B->dir);
     if (ok) {
         c->n = n;
-        if (compare_rows(c, p, q, n)) c->scores_differ = !c->only_a && !c->only_b && (fabs(c->d.a - sa.value) > 1e-6 || fabs(c->d.b - sb.value) > 1e-6);
+        if (compare_matched(c, p, q, n)) c->scores_differ = !c->only_a && !c->only_b && (fabs(c->d.a - sa.value) > 1e-6 || fabs(c->d.b - sb.value) > 1e-6);
     }
     free(p); free(q);
-    sample_rows_free(&x);
-    sample_rows_free(&y);
+    result_rows_free(&x);
+    result_rows_free(&y);
     return ok;
 }
 

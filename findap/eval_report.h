@@ -502,7 +502,13 @@ FN void report_page(Report *r) {
     html_begin(h, "Evaluation");
     html_raw(h, "<header><p class=\"soft small\">findap eval</p><h1>");
     html_text(h, title.data);
-    html_raw(h, "</h1>\n<nav aria-label=\"sections\"><a href=\"#short\">In short</a><a href=\"#scores\">Scores</a><a href=\"#tasks\">Task by task</a><a href=\"#honest\">What they measure</a><a href=\"#details\">Details</a>");
+    html_raw(h, "</h1>\n<nav aria-label=\"sections\"><a href=\"#short\">In short</a><a href=\"#scores\">Scores</a><a href=\"#tasks\">Task by task</a>");
+    for (int general = 0; general < 2; general++) for (int64_t i = 0; i < r->compared.n; i++) {
+        if (r->compared.items[i].a->general != (general == 1)) continue;
+        html_raw(h, general ? "<a href=\"#forgotten\">Forgotten?</a>" : "<a href=\"#gained\">Gained?</a>");
+        break;
+    }
+    html_raw(h, "<a href=\"#honest\">What they measure</a><a href=\"#details\">Details</a>");
     if (r->num_logs) html_raw(h, "<a href=\"#training\">Training</a>");
     html_raw(h, "<a href=\"#runs\">Runs</a></nav></header>\n<main>\n");
     buffer_free(&title);

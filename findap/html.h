@@ -81,7 +81,7 @@ FN const char html_style[] =
     "svg{display:block;overflow:visible}svg text{fill:var(--soft);font:12px system-ui,-apple-system,\"Segoe UI\",Roboto,\"Liberation Sans\",sans-serif;font-variant-numeric:tabular-nums}\n"
     ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.3em 1.3em;margin:.6em 0;padding:0;max-width:none}.legend li{display:flex;align-items:center;gap:.5em}.legend svg{flex:none}\n"
     ".bars{display:grid;grid-template-columns:minmax(0,14em) minmax(0,1fr) 7.4em;column-gap:12px;align-items:start;padding:9px 0;border-top:1px solid var(--line)}.bars.axis{border:0;padding:0}\n"
-    ".bars .what{line-height:1.3}.bars .vals{line-height:18px;padding-top:8px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{grid-template-columns:minmax(0,14em) minmax(0,1fr) 17em}\n"
+    ".bars .what{line-height:1.3}.bars .vals>div{height:18px}.bars .vals{line-height:18px;padding-top:8px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{grid-template-columns:minmax(0,14em) minmax(0,1fr) 17em}\n"
     "details{border:1px solid var(--line);border-radius:6px;margin:.5em 0;padding:0 .7em}summary{cursor:pointer;padding:.5em 0}details[open]{padding-bottom:.7em}details .box{margin:.4em 0}\n"
     ".cols{display:flex;flex-wrap:wrap;gap:14px 24px}.cols>*{flex:1 1 300px;min-width:0;max-width:100%}figure{margin:.8em 0}figcaption{margin:.2em 0}\n"
     ".plot{display:flex}.plot .y{flex:none}.plot .area{flex:1 1 0;min-width:0}.note{border-left:4px solid var(--c4);padding:.1em .8em;margin:.7em 0}\n"

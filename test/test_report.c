@@ -319,7 +319,7 @@ static void page(void **state) {
         {"tsa", "TSA", "rmse", "finance", "novel", "task", "direct", FAKE_RMSE, 60, 0, 0, {0.3, 0.4, 0.5}, {NAN, NAN}}};
     char *dirs[3];
     for (int i = 0; i < 3; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "p%d", i);
         dirs[i] = xstrdup(in(name));
         json_t *j = fake_run(dirs[i], i == 1 ? HOSTILE : i ? "+PA" : "base", tasks, COUNT(tasks), i), *t = json_object_get(json_object_get(j, "tasks"), "taiwan");
@@ -348,6 +348,18 @@ static void page(void **state) {
     again = read_page("one.html");
     check_page(again);
     assert_true(strstr(again, "One run") && !strstr(again, "Forgotten?") && !strstr(again, "Training</h2>"));
+    free(again);
+    // other data: no difference is computed, and it is said
+    write_run("x0", "\"t\":{\"title\":\"Moved\",", "0.5", "1010");
+    write_run("x1", "\"t\":{\"title\":\"Moved\",", "0.75", "1110");
+    if (run_words(eval_report_main, "report", "@x0 @x1 --out @moved.html")) fail_msg("%s", output);
+    again = read_page("moved.html");
+    assert_true(strstr(again, "Gained?") && !strstr(again, "had different data"));
+    free(again);
+    write_text("x1/results.json", "{\"format\":\"findap-eval-1\",\"tasks\":{\"t\":{\"title\":\"Moved\",\"n\":4,\"metric\":\"acc\",\"score\":0.75,\"data_hash\":\"other\"}}}");
+    if (run_words(eval_report_main, "report", "@x0 @x1 --out @moved.html")) fail_msg("%s", output);
+    again = read_page("moved.html");
+    assert_true(!strstr(again, "id=\"gained\"") && strstr(again, "<b>Moved</b>: the runs had different data"));
     free(again);
     // damage: one line, and the page of before is as it was
     static const struct { const char *file, *what, *says; } bad[] = {
@@ -502,7 +514,7 @@ static void scaling(void **state) {
     // directories: the mean of what all have
     const char *f1[] = {"0.5", "0.6", "0.68"};
     for (int i = 0; i < 3; i++) {
-        char dir[8], *t = xprintf("{\"format\":\"findap-eval-1\",\"tasks\":{\"a\":{\"n\":9,\"metric\":\"acc\",\"score\":0.9,\"metrics\":{\"weighted_f1\":{\"value\":%s,\"stderr\":0.01}}},\"b\":{\"n\":9,\"metric\":\"weighted_f1\",\"score\":0.4}%s}}", f1[i], i ? "" : ",\"c\":{\"n\":1,\"metric\":\"weighted_f1\",\"score\":0}");
+        char dir[16], *t = xprintf("{\"format\":\"findap-eval-1\",\"tasks\":{\"a\":{\"n\":9,\"metric\":\"acc\",\"score\":0.9,\"metrics\":{\"weighted_f1\":{\"value\":%s,\"stderr\":0.01}}},\"b\":{\"n\":9,\"metric\":\"weighted_f1\",\"score\":0.4}%s}}", f1[i], i ? "" : ",\"c\":{\"n\":1,\"metric\":\"weighted_f1\",\"score\":0}");
         Error e;
         snprintf(dir, sizeof dir, "s%d", i);
         assert_true(make_directory(in(dir), &e));
