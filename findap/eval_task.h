@@ -77,7 +77,7 @@ typedef struct {
 } Doc;
 
 
-enum { TASK_MAX_CHOICES = 1000, TASK_MAX_LETTERS = 10 };   // letters: A to J, what label_of knows
+enum { TASK_MAX_CHOICES = 1000, TASK_MAX_LETTERS = 10, ROW_MAX_TOKENS = 1000000 };   // letters: A to J, what label_of knows
 #define TASK_MAX_BYTES (1ll << 20)
 #define ROW_MAX_BYTES (64ll << 20)      // of one line of data
 #define ROWS_MAX_BYTES (4ll << 30)      // of one JSON array, which is in memory as a whole
@@ -370,21 +370,26 @@ FN int task_order_compare(const void *a, const void *b) {
 }
 
 FN bool is_json_path(const char *name) { size_t n = strlen(name); return n > 5 && strcmp(name + n - 5, ".json") == 0; }
-FN bool tasks_read(const char *dir, TaskList *all, Error *e) {   // every task of a directory
+FN bool tasks_read(const char *dir, TaskList *all, Error *e) {   // every good task of a directory; a bad file is a warning, or it would cost the others
     char **files = NULL;
     int n = 0;
-    bool ok = json_files(dir, &files, &n, e);
+    bool found = json_files(dir, &files, &n, e);
     all->items = (Task *)xcalloc(n, sizeof(Task));
-    for (int i = 0; ok && i < n; i++) {
+    for (int i = 0; i < n; i++) {
+        Error bad;
         Task *t = &all->items[all->n];
-        if (!(ok = task_load(files[i], t, e))) break;
-        all->n++;
-        for (int k = 0; ok && k + 1 < all->n; k++)
-            if (task_is_called(&all->items[k], t->name) || task_is_called(t, all->items[k].name)) ok = fail(e, "%s: \"%s\" is a name of %s too ---> names and aliases are given once", files[i], t->name, all->items[k].path);
+        bool ok = task_load(files[i], t, &bad);
+        for (int k = 0; ok && k < all->n; k++)
+            if (task_is_called(&all->items[k], t->name) || task_is_called(t, all->items[k].name)) {
+                ok = fail(&bad, "%s: \"%s\" is a name of %s too ---> names and aliases are given once", files[i], t->name, all->items[k].path);
+                task_free(t);
+            }
+        all->n += ok;
+        if (!ok) warn("left out: %s", bad.text);
+        free(files[i]);
     }
-    for (int i = 0; i < n; i++) free(files[i]);
     free(files);
-    return ok;
+    return found;
 }
 
 // names: a task's name or alias (whatever the case), a suite ("fineval", "openfinllm"), "all", or a path that ends in .json. Each task comes once, suites in their "order", then by name
@@ -542,7 +547,7 @@ FN bool doc_choices(const Task *t, Doc *d, const json_t *list, const char *where
         if (text_trim(d->options[i]).length == 0) ok = fail(e, "%s: choice %d is empty", where, i);
     }
     for (int i = 0; ok && !t->letters && t->num_choices == 0 && i < d->num_choices; i++)
-        if (label_find(d->choices, i, d->choices[i]) >= 0) ok = fail(e, "%s: choice %d stands there twice", where, i);
+        for (int k = 0; ok && k < i; k++) if (text_equal(d->choices[k], d->choices[i])) ok = fail(e, "%s: choice %d stands there twice", where, i);   // "Ff" and "ff" are two
     if (ok && own && !t->letters && t->num_choices) {   // the row lists the task's labels, perhaps in another order, perhaps not all
         d->row_order = (int *)xcalloc(d->num_choices, sizeof(int));
         bool *seen = (bool *)xcalloc(d->num_choices, sizeof(bool));
@@ -594,7 +599,8 @@ FN bool doc_tokens(const Task *t, Doc *d, const json_t *tokens, const json_t *la
     if (!tokens) doc_split(d->text, sentences, &d->tokens, &d->num_tokens);
     if (labels && !doc_texts(d, labels, where, t->fields[FIELD_LABELS], &d->labels, &d->num_labels, e)) return false;
     if (!labels && sentences) doc_split(d->answer, true, &d->labels, &d->num_labels);
-    if (t->extract == EXTRACT_ENTITIES && !labels) return answered ? true : fail(e, "%s: has neither \"%s\" nor \"%s\": what is right?", where, t->fields[FIELD_LABELS], t->fields[FIELD_ANSWER]);   // read from the answer's lines
+    if (t->extract == EXTRACT_ENTITIES && !labels && d->num_tokens <= ROW_MAX_TOKENS) return answered ? true : fail(e, "%s: has neither \"%s\" nor \"%s\": what is right?", where, t->fields[FIELD_LABELS], t->fields[FIELD_ANSWER]);   // read from the answer's lines
+    if (d->num_tokens > ROW_MAX_TOKENS) return fail(e, "%s: has %d tokens, expected at most %d", where, d->num_tokens, ROW_MAX_TOKENS);
     if (d->num_tokens == 0) return fail(e, "%s: has neither \"%s\" nor \"%s\" ---> the labels need them", where, t->fields[FIELD_TOKENS], t->fields[FIELD_TEXT]);
     if (d->num_labels != d->num_tokens) return fail(e, "%s: has %d labels for %d %s", where, d->num_labels, d->num_tokens, sentences ? "lines of text" : "tokens");
     for (int i = 0; i < d->num_labels; i++) {
@@ -634,8 +640,9 @@ FN bool doc_fill(const Task *t, json_t *row, int64_t number, const char *where, 
     if (json_is_string(f[FIELD_SUBSET])) doc_text(d, f[FIELD_SUBSET], &d->subset);
     bool labelled = t->extract == EXTRACT_LABEL || t->extract == EXTRACT_LETTER, tagged = t->extract == EXTRACT_ENTITIES || t->extract == EXTRACT_TAGS || t->extract == EXTRACT_SENTENCES;
     const json_t *answer = f[FIELD_ANSWER];
+    if (t->extract == EXTRACT_RELATIONS && json_is_array(f[FIELD_LABELS])) answer = f[FIELD_LABELS];   // a list of "head ; tail ; relation"
     if (!answer && !labelled) answer = f[FIELD_GOLD];
-    if (json_is_array(answer) && !tagged && !labelled) {   // each of them is right; of relations, all of them together
+    if (json_is_array(answer) && !tagged && !labelled && t->extract != EXTRACT_RELATIONS) {   // each of them is right
         if (!doc_texts(d, answer, where, t->fields[FIELD_ANSWER], &d->answers, &d->num_answers, e)) return false;
         if (d->num_answers) d->answer = d->answers[0];
     }

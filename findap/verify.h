@@ -4,13 +4,9 @@
 // it stands, and two anchored results that differ are ambiguous, or guessing twice would pay. Without an anchor a text counts as a whole, a label where a line
 // begins with it, a number if the last line has just one. What is cut off, ambiguous or without a result is neither right nor wrong: it is
 // counted under its own name and takes part in nothing. So errors are on the side of saying nothing. The gold answer goes the same way.
-//
-// Numbers. 1,234.5 and 1 234.5 (no-break spaces) and 1'234.5 are one number, 1,23 and 1.234,5 are none; $ and % and bp, (12) and U+2212 for negatives, 1e6,
-// 1.5 x 10^3, million, bn. Digits that hang on letters (Q3, 10-K, 3rd) are none. 12 % is 0.12 where both sides have a unit; where only one has, 12
-// and 0.12 both match it, because gold answers are written either way.
 #ifndef FINDAP_VERIFY_H
 #define FINDAP_VERIFY_H
-#include "text.h"   // defines: Text
+#include "finance_number.h"   // defines: Number, Found, number_next, number_of, number_equal
 
 typedef enum { VERIFY_AUTO, VERIFY_CHOICE, VERIFY_NUMBER, VERIFY_EXACT, NUM_VERIFY } VerifyKind;   // auto: by the gold answer
 FN const char *const verify_names[NUM_VERIFY] = {"auto", "choice", "number", "exact"};
@@ -18,173 +14,9 @@ FN const char *const verify_names[NUM_VERIFY] = {"auto", "choice", "number", "ex
 typedef enum { VERIFIED_RIGHT, VERIFIED_WRONG, VERIFIED_EMPTY, VERIFIED_TRUNCATED, VERIFIED_NO_RESULT, VERIFIED_AMBIGUOUS, VERIFIED_NO_GOLD, NUM_VERIFIED } Verified;
 FN const char *const verified_names[NUM_VERIFIED] = {"right", "wrong", "empty", "truncated", "no_result", "ambiguous", "no_gold"};
 
-typedef enum { RESULT_NONE, RESULT_ONE, RESULT_AMBIGUOUS } Found;
-
 FN bool verify_find(const char *name, VerifyKind *kind, Error *e) {
     for (int i = 0; i < NUM_VERIFY; i++) if (strcmp(name, verify_names[i]) == 0) { *kind = (VerifyKind)i; return true; }
     return fail(e, "there is no verifier \"%s\", expected auto, choice, number or exact", name);
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// numbers
-
-typedef struct { double value, unit; bool percent; } Number;   // unit: what one in the last digit is worth
-
-FN int64_t currency_before(Text t, int64_t i) {   // where the currency sign that ends at i begins, else i
-    static const char *const signs[] = {"$", "\xE2\x82\xAC", "\xC2\xA3", "\xC2\xA5", "\xE2\x82\xB9"};
-    for (int k = 0; k < 5; k++) { int64_t n = (int64_t)strlen(signs[k]); if (i >= n && memcmp(t.data + i - n, signs[k], (size_t)n) == 0) return i - n; }
-    return i;
-}
-FN int64_t sign_before(Text t, int64_t i, int *sign) {   // likewise for - + U+2212 U+2013; behind a word it is a hyphen or an operation
-    static const char *const signs[] = {"+", "-", "\xE2\x88\x92", "\xE2\x80\x93"};
-    for (int k = 0; k < 4; k++) {
-        int64_t n = (int64_t)strlen(signs[k]);
-        if (i < n || memcmp(t.data + i - n, signs[k], (size_t)n) != 0 || is_word(text_at(t, i - n - 1)) || text_at(t, i - n - 1) == ')') continue;
-        *sign = k ? -1 : 1;
-        return i - n;
-    }
-    return i;
-}
-FN int64_t group_separator(Text t, int64_t i) {   // bytes of the thousands separator at i, 0: none
-    static const char *const separators[] = {",", "'", "\xC2\xA0", "\xE2\x80\xAF", "\xE2\x80\x89"};
-    for (int k = 0; k < 5; k++) if (i < t.length && text_begins(text_from(t, i), separators[k])) return (int64_t)strlen(separators[k]);
-    return 0;
-}
-FN int64_t power_of_ten(Text t, int64_t i, Buffer *exponent) {   // "e-3", " x 10^-3", " \times 10^{-3}" at i: where it ends, digits into `exponent`; else i
-    int64_t k = i;
-    bool braces = false;
-    if ((text_at(t, i) | 32) == 'e') k++;
-    else {
-        static const char *const times[] = {"x", "*", "\xC3\x97", "\\times", "\\cdot"};
-        while (text_at(t, k) == ' ') k++;
-        int which = 0;
-        while (which < 5 && (k >= t.length || !text_begins(text_from(t, k), times[which]))) which++;
-        if (which == 5) return i;
-        k += (int64_t)strlen(times[which]);
-        while (text_at(t, k) == ' ') k++;
-        if (k >= t.length || !text_begins(text_from(t, k), "10^")) return i;
-        k += 3;
-        braces = text_at(t, k) == '{';
-        k += braces;
-    }
-    int64_t begin = k;
-    if (text_at(t, k) == '-' || text_at(t, k) == '+') k++;
-    int64_t digits = k;
-    while (is_digit(text_at(t, k))) k++;
-    if (k == digits || (braces && text_at(t, k) != '}') || (!braces && is_letter(text_at(t, k)))) return i;
-    buffer_add(exponent, "e", 1);
-    buffer_add(exponent, t.data + begin, k - begin);
-    return k + braces;
-}
-FN int64_t number_unit(Text t, int64_t i, double *factor, bool *percent) {   // "%", " million", "bn" at i: where it ends; else i
-    static const struct { const char *word; double factor; bool percent, attached; } units[] = {
-        {"%", 0.01, true, false}, {"percentage points", 0.01, true, false}, {"percent", 0.01, true, false}, {"per cent", 0.01, true, false}, {"pct", 0.01, true, false},
-        {"basis points", 1e-4, true, false}, {"bps", 1e-4, true, false}, {"bp", 1e-4, true, false}, {"thousand", 1e3, false, false}, {"million", 1e6, false, false},
-        {"billion", 1e9, false, false}, {"trillion", 1e12, false, false}, {"mn", 1e6, false, false}, {"mm", 1e6, false, true}, {"bn", 1e9, false, false}, {"tn", 1e12, false, false},
-        {"k", 1e3, false, true}, {"m", 1e6, false, true}, {"b", 1e9, false, true}};   // attached: "5m" may be money, "5 m" is a length
-    int64_t k = i;
-    while (text_at(t, k) == ' ' || text_at(t, k) == '\\') k++;   // "12\%" in LaTeX
-    for (size_t u = 0; k < t.length && u < sizeof units / sizeof *units; u++) {
-        int64_t end = k + (int64_t)strlen(units[u].word);
-        if (!text_begins(text_from(t, k), units[u].word) || (units[u].attached && k > i) || (is_letter(units[u].word[0]) && is_word(text_at(t, end)))) continue;
-        *factor = units[u].factor;
-        *percent = units[u].percent;
-        return end;
-    }
-    return i;
-}
-
-// The next number of t at or behind *at, which moves behind it. NONE: there is no more. AMBIGUOUS: digits that are no number we could be sure of.
-FN Found number_next(Text t, int64_t *at, Number *out) {
-    for (int64_t i = *at; i < t.length; i++) {
-        if (!is_digit(t.data[i]) && !(t.data[i] == '.' && is_digit(text_at(t, i + 1)) && !is_word(text_at(t, i - 1)))) continue;
-        Buffer digits = {NULL, 0, 0};
-        int64_t k = i, group = 0, decimals = 0;
-        bool bad = false, grouped = false;
-        while (is_digit(text_at(t, k))) { buffer_add(&digits, &t.data[k], 1); k++; group++; }
-        for (int64_t n = group_separator(t, k); n && is_digit(text_at(t, k + n)) && !bad; n = group_separator(t, k)) {
-            int64_t more = 0;
-            while (is_digit(text_at(t, k + n + more))) more++;
-            bad = more != 3 || group > 3 || (group == 0 && !grouped);
-            grouped = true;
-            buffer_add(&digits, t.data + k + n, more);
-            k += n + more;
-        }
-        if (!bad && text_at(t, k) == '.' && is_digit(text_at(t, k + 1))) {
-            buffer_add(&digits, ".", 1);
-            for (k++; is_digit(text_at(t, k)); k++) { buffer_add(&digits, &t.data[k], 1); decimals++; }
-            bad = (text_at(t, k) == '.' || text_at(t, k) == ',') && is_digit(text_at(t, k + 1));   // 1.234,5 and 31.12.2020
-        }
-        while (bad && (is_digit(text_at(t, k)) || ((text_at(t, k) == '.' || text_at(t, k) == ',') && is_digit(text_at(t, k + 1))))) k++;
-        double factor = 1;
-        int64_t mantissa = digits.len, end = bad ? k : power_of_ten(t, k, &digits);
-        out->percent = false;
-        *at = end = number_unit(t, end, &factor, &out->percent);
-        // letters that hang on it: a name, not a number; three of a currency may
-        static const char *const codes[] = {"USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR"};
-        bool named = is_letter(text_at(t, i - 1)) || text_at(t, i - 1) == '_';
-        for (int c = 0; c < 7; c++) if (i >= 3 && !is_word(text_at(t, i - 4)) && text_begins(text_slice(t, i - 3, i), codes[c])) named = false;
-        named = named || is_word(text_at(t, end)) || text_at(t, end) == '_' || (text_at(t, end) == '-' && is_letter(text_at(t, end + 1)));
-        if (named) { while (is_word(text_at(t, *at))) ++*at; i = *at - 1; buffer_free(&digits); continue; }
-        buffer_add(&digits, "", 1);
-        int sign = 0;
-        int64_t begin = currency_before(t, i);
-        begin = sign_before(t, begin, &sign);
-        begin = currency_before(t, begin);
-        if (!sign && text_at(t, begin - 1) == '(' && text_at(t, end) == ')' && !is_word(text_at(t, begin - 2)) && text_at(t, begin - 2) != '\\') sign = -1;   // (134), but not f(3)
-        char *exponent = digits.data + mantissa;
-        out->value = (sign < 0 ? -1 : 1) * strtod(digits.data, NULL) * factor;
-        out->unit = factor * pow(10, (*exponent ? strtod(exponent + 1, NULL) : 0) - (double)decimals);
-        buffer_free(&digits);
-        return bad || !isfinite(out->value) || !isfinite(out->unit) ? RESULT_AMBIGUOUS : RESULT_ONE;
-    }
-    *at = t.length;
-    return RESULT_NONE;
-}
-
-// Within `tolerance` of the gold number (a share of it), or, where the answer has more digits than the gold one, equal when rounded to those: unless the
-// gold one has so few that its rounding is more than 1 % of it, or 3 would be as good as 2.6.
-FN bool number_equal(Number p, Number g, double tolerance) {
-    for (int as_written = 0; as_written < 2; as_written++) {
-        if (as_written) {
-            if (p.percent == g.percent) return false;
-            Number *x = p.percent ? &p : &g;   // the one with a unit: 12 % as 12
-            x->value *= 100; x->unit *= 100;
-        }
-        double size = fabs(g.value), bound = (tolerance > 1e-9 ? tolerance : 1e-9) * size, half = 0.5 * g.unit * (1 + 1e-9);
-        if (p.unit < 0.99 * g.unit && half <= 0.01 * size && half > bound) bound = half;
-        if (fabs(p.value - g.value) <= bound) return true;
-    }
-    return false;
-}
-
-FN Found number_of(Text t, bool anchored, Number *out) {   // the one number of t
-    Found found = RESULT_NONE;
-    int64_t at = 0, first_end = 0;
-    if (anchored) {   // "3 + 2 = 5", "5 million in 2022. The ..."
-        for (int64_t i = text_find(t, text_of("="), 0); i >= 0; i = text_find(t, text_of("="), 0)) t = text_from(t, i + 1);
-        int64_t stop = text_find(t, text_of(". "), 0);
-        if (stop > 0) t = text_slice(t, 0, stop);
-    }
-    for (Number n;;) {
-        Found next = number_next(t, &at, &n);
-        if (next == RESULT_NONE) return found;
-        if (next == RESULT_AMBIGUOUS) return next;
-        if (found == RESULT_NONE) {
-            *out = n;
-            found = next;
-            first_end = at;
-            if (!anchored) continue;
-            // what begins with its number is that number, if only words follow: "5 million in fiscal 2022", but not "3 to 4" nor "3 or 4"
-            static const char *const going_on[] = {"to ", "or ", "and ", "plus ", "minus ", "times ", "x ", "through ", "of "};
-            int64_t begin = 0, word = first_end;
-            while (begin < t.length && !is_word(t.data[begin])) begin++;
-            while (text_at(t, word) == ' ') word++;
-            bool alone = is_digit(text_at(t, begin)) && word > first_end && is_letter(text_at(t, word));
-            for (int k = 0; k < 9; k++) alone = alone && !text_begins(text_from(t, word), going_on[k]);
-            if (alone) return found;
-        } else if (n.value != out->value || n.percent != out->percent) return RESULT_AMBIGUOUS;
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
