@@ -8,6 +8,7 @@
 // The windows of the test rows are kept in one table of hashes; the training data streams past it once for each batch of test files that fits into --memory. A window that more than
 // some rows of its own file share (overlap_limit) is the prompt around the row, not the row, and counts for nothing. A hit is told by hash: among 10^8 windows kept and 10^10
 // that stream past, less than one in ten runs would have a single false one. A window that reaches into such a prompt doesn't count either: half of it says nothing.
+// Rows that are tables in words ("The state of Purpose is radio. The state of ..") are made of the same phrases, and share windows by chance: of these, look at "mostly".
 #ifndef FINDAP_EVAL_OVERLAP_H
 #define FINDAP_EVAL_OVERLAP_H
 #include "eval_task.h"   // defines: rows_each, BadRows
