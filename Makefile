@@ -179,7 +179,7 @@ demo-align: detect cpu
 	@bash scripts/demo_align.sh
 test: detect cpu $(TESTS) headers
 	@bash scripts/test.sh $(BUILD) $(TESTS)
-	@if command -v python3 >/dev/null; then echo "test_fintrain.py"; python3 test/test_fintrain.py -b 2>&1 | tail -n 3; exit $${PIPESTATUS[0]}; else echo "no python3 here: data/fintrain.py is not tested"; fi
+	@if command -v python3 >/dev/null; then for t in fintrain fineval; do echo "test_$$t.py"; python3 test/test_$$t.py -b 2>&1 | tail -n 3; [ $${PIPESTATUS[0]} = 0 ] || exit 1; done; else echo "no python3 here: data/fintrain.py and data/fineval.py are not tested"; fi
 test-sanitize:
 	@$(MAKE) --no-print-directory SANITIZE=1 sanitized-tests
 sanitized-tests: $(TESTS)

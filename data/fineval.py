@@ -56,8 +56,9 @@ class Files:
     def rows(self, name):
         """JSONL, a JSON list or object of rows, CSV; also .gz."""
         path = self.path(name)
+        place = str(path)
         for number, row in fintrain.read_file(path):
-            self.at = f"{path}:{number}"
+            self.at = f"{place}:{number}"
             if isinstance(row, Malformed):
                 raise row
             if not isinstance(row, dict):
@@ -70,15 +71,17 @@ class Files:
         return (gzip.decompress(data) if name.endswith(".gz") else data).decode(encoding)
 
     def lines(self, name, encoding="utf-8-sig"):
+        place = str(self.root / name)
         for number, line in enumerate(self.text(name, encoding).split("\n"), 1):     # splitlines() would also cut at U+2028
-            self.at = f"{self.root / name}:{number}"
+            self.at = f"{place}:{number}"
             if line.strip():
                 yield line.rstrip("\r")
 
-    def table(self, name, delimiter=","):
+    def table(self, name):
         """Fields of each line of a CSV, the header first."""
-        for number, cells in enumerate(csv.reader(io.StringIO(self.text(name), newline=""), delimiter=delimiter), 1):
-            self.at = f"{self.root / name}:{number}"
+        place = str(self.root / name)
+        for number, cells in enumerate(csv.reader(io.StringIO(self.text(name), newline="")), 1):
+            self.at = f"{place}:{number}"
             yield cells
 
     def folder(self, name):
@@ -560,14 +563,14 @@ def acl_features(days):
     return out
 
 
-def acl_tweets(files, stock, dates):
-    lines = []
-    for day in dates:
-        path = files.root / "stocknet_acl18/tweet/preprocessed" / stock / day
-        if path.exists():
+def acl_tweets(files, stock):
+    """{date: its tweets, a line each}"""
+    folder, out = files.root / "stocknet_acl18/tweet/preprocessed" / stock, {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name >= "2015-07":
             files.at = str(path)
-            lines += [f"{day}: {' '.join(json.loads(line)['text'])}" for line in path.read_text("utf-8").split("\n") if line.strip()]
-    return lines
+            out[path.name] = [f"{path.name}: {' '.join(json.loads(line)['text'])}" for line in path.read_text("utf-8").split("\n") if line.strip()]
+    return out
 
 
 @converts
@@ -578,15 +581,14 @@ def acl18(files):
         table = files.table(f"stocknet_acl18/price/raw/{name}")
         if next(table) != ["Date", "Open", "High", "Low", "Close", "Adj Close", "Volume"]:
             raise Malformed("the header is not Date,Open,High,Low,Close,Adj Close,Volume")
-        days = [cells for cells in table if "null" not in cells]
-        lines = acl_features(days)
+        days = [cells for cells in table if cells[0] >= "2015-05" and "null" not in cells]     # the first that counts needs 40 days behind it
+        lines, tweets = acl_features(days), acl_tweets(files, stock)
         for i in range(max(ACL_MEANS) + ACL_WINDOW, len(days)):
             date, move = days[i][0], float(days[i][5]) / float(days[i - 1][5]) - 1
             if not "2015-08-01" <= date < "2016-01-01" or ACL_FALL < move < ACL_RISE:
                 continue
             seen = range(i - ACL_WINDOW, i)
-            tweets = "\n".join(acl_tweets(files, stock, [days[k][0] for k in seen]))
-            context = "\n".join([ACL_HEAD, *(lines[k] for k in seen), "", tweets])
+            context = "\n".join([ACL_HEAD, *(lines[k] for k in seen), "", "\n".join(tweet for k in seen for tweet in tweets.get(days[k][0], []))])
             ask = (f"Analyze the information and social media posts to determine if the closing price of ${stock.lower()} will ascend or descend at {date}. Please respond with either Rise or Fall."
                    f"\nContext: {context}\nAnswer:")
             row = make_row(f"acl{stock}{date}", ask, "Rise" if move >= ACL_RISE else "Fall", ["Rise", "Fall"], text=context)
@@ -938,7 +940,8 @@ SETS = [
               local="300 of the test rows; train: the whole validation part"),
     flare_set("tatqa", "TheFinAI/flare-tatqa", "CC BY 4.0", paper=1670, board=1668, local="the same 1,668 questions (the dev part); the layout of the context and the form of the answers are ours"),
     Set("regulations", note="named by the leaderboard, no rows public"),
-    flare_set("convfinqa", "TheFinAI/flare-convfinqa", "MIT", "train", board=1490, local="the same 1,490 turns; earlier answers are the right ones, values of the annotated programs"),
+    flare_set("convfinqa", "TheFinAI/flare-convfinqa", "MIT", "train", board=1490, local="the same 1,490 turns; earlier answers are the right ones, values of the annotated programs",
+              note="the hub's test rows write {answer0} where the harness puts the model's own earlier answer: `convert` makes rows that need no such turn"),
     flare_set("edtsum", "ChanceFocus/flare-edtsum", paper=2000, board=2000),
     Set("ectsum", 495, None, hub("ZixuanKe/flare-ectsum"), "extracted", licence="GPL-3.0",
         local="the same 495 calls; the answer is the reference summary that the set came with, not its sentences of the call; train: the validation part"),

@@ -8,6 +8,7 @@
 // The windows of the test rows are kept in one table of hashes; the training data streams past it once for each batch of test files that fits into --memory. A window that more than
 // some rows of its own file share (overlap_limit) is the prompt around the row, not the row, and counts for nothing. A hit is told by hash: among 10^8 windows kept and 10^10
 // that stream past, less than one in ten runs would have a single false one. A window that reaches into such a prompt doesn't count either: half of it says nothing.
+// Rows that are tables in words ("The state of Purpose is radio. The state of ..") are made of the same phrases, and share windows by chance: of these, look at "mostly".
 #ifndef FINDAP_EVAL_OVERLAP_H
 #define FINDAP_EVAL_OVERLAP_H
 #include "eval_task.h"   // defines: rows_each, BadRows
@@ -141,12 +142,18 @@ FN void test_row_strings(const json_t *row, TextFunction f, void *user) {
 // the table of windows
 
 typedef struct { uint64_t key; int64_t train; uint32_t rows, last; } Window;   // train: number from 1 of the first training row that has it, 0: none; rows: test rows that have it; last: the last of them
-typedef struct { Window *slots; int64_t n, cap, most; bool full; } WindowTable;    // most: slots that --memory allows
+// most: slots that --memory allows; filter: one bit for each key, in a twenty-fourth of the slots' bytes: what streams past is seldom in the table, and the filter fits into a cache
+typedef struct { Window *slots; int64_t n, cap, most; bool full; uint64_t *filter; } WindowTable;
 
 FN Window *window_find(const WindowTable *t, uint64_t key) {   // its slot, or the free one where it would go
     int64_t k = (int64_t)(key & (uint64_t)(t->cap - 1));
     while (t->slots[k].key && t->slots[k].key != key) k = (k + 1) & (t->cap - 1);
     return &t->slots[k];
+}
+FN int64_t window_bit(const WindowTable *t, uint64_t key) { return (int64_t)(key >> 20 & (uint64_t)(t->cap * 8 - 1)); }
+FN void window_filter(WindowTable *t) {
+    t->filter = (uint64_t *)xcalloc(t->cap / 8, sizeof(uint64_t));
+    for (int64_t i = 0; i < t->cap; i++) if (t->slots[i].key) { int64_t bit = window_bit(t, t->slots[i].key); t->filter[bit / 64] |= 1ull << bit % 64; }
 }
 FN void window_table_grow(WindowTable *t) {
     WindowTable old = *t;
@@ -203,6 +210,8 @@ FN bool on_test_row(void *user, json_t *row, const char *where, int64_t number, 
 FN void on_train_window(void *user, WindowKind kind, uint64_t key, int64_t begin, int64_t end) {
     Overlap *o = (Overlap *)user;
     (void)kind; (void)begin; (void)end;
+    int64_t bit = window_bit(&o->table, key);
+    if (!(o->table.filter[bit / 64] >> bit % 64 & 1)) return;
     Window *w = window_find(&o->table, key);
     if (w->key && !w->train) w->train = o->train_row;
 }
@@ -434,6 +443,7 @@ FN bool overlap_batch(Overlap *o, const StringList *trains, int *next, Error *e)
         if (ok && o->table.full) ok = fail(e, "%s: its windows need more than %" PRId64 " MiB ---> try --memory %" PRId64 ", or cut the file in two", o->file->path, o->memory_mib, 4 * o->memory_mib);
         if (ok && o->file->rows == 0) ok = fail(e, "%s: has no rows", o->file->path);
     }
+    if (ok) window_filter(&o->table);
     ok = ok && train_pass(o, trains, e);
     for (int i = begin; ok && i < end; i++) {
         BadRows bad = {o->tests[i].path, false, ROWS_SHOWN};   // were told above
@@ -441,7 +451,7 @@ FN bool overlap_batch(Overlap *o, const StringList *trains, int *next, Error *e)
         o->limit = overlap_limit(o->file->rows);
         ok = rows_each(o->file->path, on_report_row, o, &bad, e);
     }
-    free(o->table.slots);
+    free(o->table.slots); free(o->table.filter);
     *next = end;
     return ok;
 }
