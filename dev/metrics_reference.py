@@ -97,7 +97,7 @@ def headlines():
 # ---- entities, relations, numbers
 
 def random_tags(n, style):
-    types = R.sample(["PER", "ORG", "LOC", "A-B", "us-gaap:X", "", "I", "é"], R.randint(1, 4))
+    types = R.sample(["PER", "ORG", "LOC", "A-B", "us-gaap:X", "", "_", "I", "é"], R.randint(1, 4))
     letters = {"bio": "BIO", "broken": "BIOOII", "bioes": "BIOES", "odd": "BIOESULx.é"}[style]
     tags = []
     for _ in range(n):
