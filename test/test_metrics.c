@@ -552,8 +552,35 @@ static void statistics(void **state) {
     assert_true(!power_fit(size, f1, NULL, 2, 1, &fit, &e) && !power_fit(size, f1, NULL, 1, 1, &fit, &e) && !power_fit(size, f1, NULL, 0, 1, &fit, &e));
 }
 
+static void any_bytes(void **state) {   // what is no text at all is scored as well; the sanitizers watch
+    (void)state;
+    static const char alphabet[] = "abeginoslyztudif ABE-OI\n.,%0129\xC4\xB0\xE2\x84\xAA\xFF";   // and its NUL
+    for (uint64_t t = 0; t < 4000; t++) {
+        char bytes[2][64];
+        Text tags[2][64], x[2];
+        for (int k = 0; k < 2; k++) {
+            int64_t n = (int64_t)random_below(21, 2 * t, (uint64_t)k, 65);
+            for (int64_t i = 0; i < n; i++) bytes[k][i] = alphabet[random_below(22, 2 * t + (uint64_t)k, (uint64_t)i, sizeof alphabet)];
+            if (t % 4 == 0 && k) memcpy(bytes[1], bytes[0], sizeof bytes[0]);
+            x[k] = text_make(bytes[k], n);
+            for (int i = 0; i < 16; i++) tags[k][i] = text_slice(x[k], n * i / 16, n * (i + 1) / 16);
+        }
+        Prf r[NUM_ROUGE + 1];
+        assert_true(rouge(x[0], x[1], t % 2, r) && rouge_lsum(x[0], x[1], t % 2, &r[NUM_ROUGE]));
+        for (int k = 0; k <= NUM_ROUGE; k++) assert_true(r[k].precision >= 0 && r[k].precision <= 1 && r[k].recall >= 0 && r[k].recall <= 1 && r[k].f1 >= 0 && r[k].f1 <= 1);
+        assert_true(r[ROUGE_1].f1 > 0 || (r[ROUGE_2].f1 == 0 && r[ROUGE_L].f1 == 0 && r[NUM_ROUGE].f1 == 0));
+        Counts e = entity_counts(tags[0], tags[1], 16), s = set_counts(tags[0], 16, tags[1], 16);
+        assert_true(e.right <= e.gold && e.right <= e.predicted && e.gold <= 16 && s.right <= s.gold && s.right <= s.predicted && s.gold >= 1);
+        e = entity_counts(tags[0], tags[0], 16);
+        assert_true(e.right == e.gold && e.right == e.predicted && exact_match_normalised(x[0], x[0]));
+        exact_match_normalised(x[0], x[1]);
+        Number n;
+        for (int64_t at = 0; number_next(x[0], &at, &n) != RESULT_NONE;) assert_true(isfinite(n.value) ? number_matches(COMPARE_STRICT, n, n) && number_matches(COMPARE_RELAXED, n, n) : true);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(golden_classes), cmocka_unit_test(classes), cmocka_unit_test(entities_relations_numbers), cmocka_unit_test(texts), cmocka_unit_test(subsequences),
-        cmocka_unit_test(numbers), cmocka_unit_test(binomial_draws), cmocka_unit_test(statistics)};
+        cmocka_unit_test(numbers), cmocka_unit_test(binomial_draws), cmocka_unit_test(statistics), cmocka_unit_test(any_bytes)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }
