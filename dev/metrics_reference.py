@@ -76,11 +76,10 @@ def expected_f1(n, g, q):
 def baselines(K, gold):
     counts = [gold.count(k) for k in range(K)]
     n, most, have = len(gold), counts.index(max(counts)), [k for k in range(K) if counts[k]]
-    s = class_scores(K, gold, [most] * n)
     f = {k: expected_f1(n, counts[k], 1 / K) for k in have}
     b, r = np.arange(n + 1)[:, None], np.arange(n + 1)[None, :]        # micro: b predictions fall on labels that somebody has, r of them are right
     micro = float((2 * r / (n + b) * stats.binom.pmf(b, n, len(have) / K) * np.where(r <= b, stats.binom.pmf(r, b, 1 / len(have)), 0)).sum())
-    return {"K": K, "gold": gold, "majority": [s["acc"], s["averages"][2][0][2], s["averages"][1][0][2], s["averages"][0][0][2], s["averages"][1][1][2], s["mcc"]],
+    return {"K": K, "gold": gold, "majority": list(map(float, scores_of(K, gold, [most] * n))),
             "uniform": [1 / K, sum(f[k] * counts[k] for k in have) / n, sum(f.values()) / len(have), micro, sum(f.values()) / K, 0]}
 
 
@@ -371,7 +370,7 @@ def random_statistics():
     a = [R.choice([0.0, 1.0]) if R.random() < 0.5 else round(R.random(), 3) for _ in range(n)]
     b = [x if R.random() < 0.5 else round(R.random(), 3) for x in a]
     mean = stats.t.interval(0.95, n - 1, loc=np.mean(a), scale=stats.sem(a)) if stats.sem(a) > 0 else (np.mean(a), np.mean(a))
-    test = stats.ttest_rel(b, a) if np.std(np.array(b) - a) > 0 else None
+    test = stats.ttest_rel(b, a) if np.std(np.array(b) - a) > 1e-9 else None
     k, m = R.randint(0, n), R.choice([0, 1, 3, 10, 100, 1000, 20000])
     x = R.randint(0, m)
     w = stats.binomtest(k, n).proportion_ci(0.95, "wilson")
@@ -446,6 +445,10 @@ def real_data(folder):
     return texts, tags
 
 
+def finite(x):
+    return all(map(finite, x.values())) if isinstance(x, dict) else all(map(finite, x)) if isinstance(x, list) else not isinstance(x, float) or math.isfinite(x)
+
+
 def shorter(x):
     return {k: shorter(v) for k, v in x.items()} if isinstance(x, dict) else [shorter(v) for v in x] if isinstance(x, list) else float(f"{x:.12g}") if isinstance(x, float) else x
 
@@ -471,7 +474,9 @@ def main():
     out = {"stems": [[w, stemmer.stem(w)] for w in words]}
     for name, (make, few, most) in sections.items():
         out[name] = [make() for _ in range(most if BIG else few)] + ([own] if name == "rouge" else [])
-        print(len(out[name]), name, flush=True)
+        odd = [c for c in out[name] if not finite(c)]
+        out[name] = [c for c in out[name] if finite(c)]
+        print(len(out[name]), name, f"({len(odd)} without a finite result left out, as {odd[0]})" if odd else "", flush=True)
     for b in out["bootstraps"]:
         for key in ("pred", "other"):
             b[key] = [-1 if p == b["K"] else p for p in b[key]]
