@@ -15,9 +15,7 @@
 #else
 #include "train_findap.c"
 #endif
-#define SampleRow ComparedRow     // sample.h has one too
 #include "findap/eval_compare.h"  // defines: eval_compare_main
-#undef SampleRow
 #include "findap/eval_overlap.h"  // defines: eval_overlap_main
 #include "findap/eval_report.h"   // defines: eval_report_main
 #include "findap/eval_run.h"      // defines: EvalRun, eval_run

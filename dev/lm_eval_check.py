@@ -60,8 +60,9 @@ def tokenizer(family, texts, folder):
 def model(family, fast, folder):
     torch.manual_seed(5)
     sizes = dict(vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.12, tie_word_embeddings=False,
-                 eos_token_id=fast.eos_token_id, bos_token_id=fast.bos_token_id, attn_implementation="eager")
+                 eos_token_id=[fast.convert_tokens_to_ids(s) for s in ((LLAMA[4], LLAMA[1]) if family == "llama" else (QWEN[2], QWEN[0]))], bos_token_id=fast.bos_token_id, attn_implementation="eager")
     m = (LlamaForCausalLM(LlamaConfig(**sizes)) if family == "llama" else Qwen2ForCausalLM(Qwen2Config(**sizes))).float().eval()
+    m.generation_config.eos_token_id = m.config.eos_token_id   # the harness ends where eval does: at every end that the tokenizer knows
     m.save_pretrained(folder)
     os.path.exists(f"{folder}/generation_config.json") and os.remove(f"{folder}/generation_config.json")
     return m

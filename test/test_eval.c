@@ -287,7 +287,7 @@ static void ranks_do_not_matter(void **state) {
     static const char *const tasks[] = {"count", "pick", "letter", "talk", "many"};
     run_genrm(0, RUN "--tasks count pick letter talk many --limit 40 --out @one --quiet");
     for (int ranks = 2; ranks <= 3; ranks++) {
-        char name[16], *command = xprintf("timeout -k 5 100 env OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none -np %d %s/eval_cpu --model %s/model --data %s/data --tasks-dir %s/tasks "
+        char name[32], *command = xprintf("timeout -k 5 100 env OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none -np %d %s/eval_cpu --model %s/model --data %s/data --tasks-dir %s/tasks "
                                           "--tasks count pick letter talk many --limit 40 --out %s/ranks%d >%s/ranks.txt 2>&1", ranks, build, directory, directory, directory, directory, ranks, directory);
         if (shell(command) != 0) fail_msg("%s failed:\n%s", command, sorted_file("ranks.txt"));
         snprintf(name, sizeof name, "ranks%d", ranks);
@@ -377,7 +377,7 @@ static void turns_follow_each_other(void **state) {
         put("data/second.jsonl", "{\"query\":\"count from q\",\"answer\":\"r\"}\n");
         put("data/second_train.jsonl", text);
         put_task("second", "\"extract\":\"text\",\"metric\":\"em\",\"max_new\":8,\"shots\":1");
-        char *words = xprintf(RUN "--tasks second --out @second%d --quiet", i), name[16];
+        char *words = xprintf(RUN "--tasks second --out @second%d --quiet", i), name[32];
         run_genrm(0, words);
         snprintf(name, sizeof name, "second%d", i);
         json_t *second = sample(name, "second", 0);
