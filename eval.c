@@ -3,10 +3,11 @@
 //     eval --model DIR --tasks fineval --data DIR --out DIR     a model over tasks: samples_TASK.jsonl, results.json, a table
 //     eval tasks                                                the tasks that there are
 //     eval score                                                scores of answers that somebody else made
+//     eval judge                                                ratings of answers that no metric reads, by another model
 //     eval compare | report | scaling | overlap                 of two runs; of all runs, as one page; of a series of runs; of training texts and test rows
 //
 // A task is a file (data/tasks/NAME.json): its prompt, how an answer is read, which number counts. What each part does stands in its header: eval_task.h, eval_extract.h,
-// eval_score.h (and metrics.h, rouge.h, stats.h), eval_run.h, eval_report.h, eval_compare.h, eval_overlap.h.
+// eval_score.h (and metrics.h, rouge.h, stats.h), eval_ask.h, eval_run.h, eval_judge.h, eval_report.h, eval_compare.h, eval_overlap.h.
 //
 // Compiled twice: as CUDA over train_findap.cu (eval), as C over the CPU reference (eval_cpu).
 #define FINDAP_LIBRARY          // the model, without its main()
@@ -16,6 +17,7 @@
 #include "train_findap.c"
 #endif
 #include "findap/eval_compare.h"  // defines: eval_compare_main
+#include "findap/eval_judge.h"    // defines: eval_judge_main
 #include "findap/eval_overlap.h"  // defines: eval_overlap_main
 #include "findap/eval_report.h"   // defines: eval_report_main
 #include "findap/eval_run.h"      // defines: EvalRun, eval_run
@@ -109,7 +111,7 @@ FN int eval_run_main(int argc, char **argv) {
     if (ok && help && comm->rank == 0)
         flags_help("eval --model DIR --tasks NAME... --data DIR --out DIR [flags]",
                    "A model over tasks. Answers go to OUT/samples_TASK.jsonl as they finish, scores with errors and baselines to OUT/results.json after each task; a table at the end, on stdout.\n"
-                   "Other commands: eval tasks, score, compare, report, scaling, overlap; `eval COMMAND --help` shows their flags.", flags, n);
+                   "Other commands: eval tasks, score, judge, compare, report, scaling, overlap; `eval COMMAND --help` shows their flags.", flags, n);
     if (ok) split_at_commas(&o.tasks, &names);
     ok = comm_agree(comm, ok && (help || eval_check_flags(&o, flags, n, &e)), &e, "reading flags");
     bool print = comm->rank == 0;
@@ -179,6 +181,7 @@ FN int eval_main(int argc, char **argv) {
     static const struct { const char *name; int (*run)(int, char **); bool shifted; } commands[] = {   // shifted: argv[0] is to be the command's name
         {"tasks", eval_tasks_main, false},
         {"score", eval_score_main, true},
+        {"judge", eval_judge_main, true},
         {"compare", eval_compare_main, true},
         {"report", eval_report_main, true},
         {"scaling", eval_scaling_main, true},
@@ -191,7 +194,7 @@ FN int eval_main(int argc, char **argv) {
     char *help[] = {argv[0], (char *)"--help", NULL};
     if (strncmp(command, "-", 1) == 0) return argc > 1 ? eval_run_main(argc, argv) : eval_run_main(2, help);
     Error e;
-    fail(&e, "the command is \"%s\", expected tasks, score, compare, report, scaling or overlap, or no command and --model ---> see eval --help", command);
+    fail(&e, "the command is \"%s\", expected tasks, score, judge, compare, report, scaling or overlap, or no command and --model ---> see eval --help", command);
     fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     return 1;
 }

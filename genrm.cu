@@ -174,18 +174,6 @@ FN void conversation_text(const json_t *row, Buffer *b) {
     }
 }
 
-// The prompt about a row, as ids for the model here or as text for an endpoint. What is too long for the model is counted, not asked.
-FN bool judge_ask(Run *s, const Text *values, const char *where, Item *p, Error *e) {
-    Error inner;
-    prompt_render(&s->prompt, values, &p->text);
-    if (s->o->endpoint.url) return true;
-    Message m = {"user", p->text.data, p->text.len};
-    if (!chat_render(s->tokenizer, s->chat, &m, 1, true, &p->ids, NULL, &inner)) return fail(e, "%s: %s", where, inner.text);
-    buffer_free(&p->text);
-    if (p->ids.len + run_new_room(s) > s->config.max_position) p->skip = SKIP_TOO_LONG;
-    return true;
-}
-
 FN bool judge_item(Run *s, json_t *row, const char *where, Item *p, Error *e) {
     static const char *const ours[] = {"line", "verdict", "judged", "score", "p_yes", "p_no", "p_outside", "verified", "reply", "reply_reached_cap", "token_logps", NULL};
     const Options *o = s->o;
@@ -200,7 +188,7 @@ FN bool judge_item(Run *s, json_t *row, const char *where, Item *p, Error *e) {
     Buffer question = {NULL, 0, 0};
     conversation_text(row, &question);
     const Text q = text_make(question.data ? question.data : "", question.len), alone[] = {q, answer}, beside[] = {q, gold, answer};
-    bool ok = judge_ask(s, s->mode == MODE_VERDICT ? beside : alone, where, p, e);
+    bool ok = run_ask_about(s, s->mode == MODE_VERDICT ? beside : alone, where, p, e);
     buffer_free(&question);
     return ok;
 }
@@ -297,18 +285,6 @@ FN int judge_flags(Options *o, Flag *flags) {
     return flags_of_runs(o, flags, n);
 }
 
-// what judge and correct have in common: who is asked, and that no flag is of no use
-FN bool asking_settings(Options *o, Flag *flags, int n, Error *e) {
-    static const char *const local[] = {"--model", "--adapter", "--template", "--batch", "--seed", NULL}, *const remote[] = {"--endpoint-model", "--key-variable", "--connections", "--timeout", "--tries", "--give-up", NULL};
-    static const char *const drawing[] = {"--seed", NULL}, *const printing[] = {"--quiet", NULL};
-    if (!o->in || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see --help", !o->in ? "--answers" : "--out");
-    if (o->dry_run && !flags_unused(flags, n, printing, "--dry-run does nothing but print", e)) return false;
-    if (!o->endpoint.url && !flags_unused(flags, n, remote, "there is no --endpoint", e)) return false;
-    if (o->endpoint.url && !o->endpoint.model) return fail(e, "--endpoint-model is missing ---> which of the endpoint's models is asked?");
-    if (o->endpoint.url) return flags_unused(flags, n, local, "an --endpoint is asked", e);
-    return o->sampling.temperature > 0 || flags_unused(flags, n, drawing, "--temperature 0 takes the most probable token", e);
-}
-
 FN bool judge_settings(Run *s, Flag *flags, int n, Error *e) {
     static const char *const asking[] = {"--model", "--endpoint", "--endpoint-model", "--key-variable", "--connections", "--timeout", "--tries", "--give-up", "--prompt", "--max-new", "--temperature", "--seed", "--batch", "--template", "--adapter", "--dry-run", NULL};
     static const char *const words[] = {"--yes", "--no", "--least", NULL}, *const generating[] = {"--max-new", "--temperature", "--seed", NULL};
@@ -368,7 +344,7 @@ FN bool correct_item(Run *s, json_t *row, const char *where, Item *p, Error *e) 
     Buffer question = {NULL, 0, 0};
     conversation_text(row, &question);
     const Text values[] = {text_make(question.data ? question.data : "", question.len), gold, answer};
-    bool ok = judge_ask(s, values, where, p, e);
+    bool ok = run_ask_about(s, values, where, p, e);
     buffer_free(&question);
     return ok;
 }

@@ -73,4 +73,16 @@ FN void options_begin(Options *o) {
     o->gold = "completion"; o->kind = "auto"; o->connections = 4; o->endpoint = endpoint_defaults();
 }
 
+// what those that ask a judge have in common: who is asked, and that no flag is of no use
+FN bool asking_settings(Options *o, Flag *flags, int n, Error *e) {
+    static const char *const local[] = {"--model", "--adapter", "--template", "--batch", "--seed", NULL}, *const remote[] = {"--endpoint-model", "--key-variable", "--connections", "--timeout", "--tries", "--give-up", NULL};
+    static const char *const drawing[] = {"--seed", NULL}, *const printing[] = {"--quiet", NULL};
+    if (!o->in || (!o->out && !o->dry_run)) return fail(e, "%s is missing ---> see --help", !o->in ? "--answers" : "--out");
+    if (o->dry_run && !flags_unused(flags, n, printing, "--dry-run does nothing but print", e)) return false;
+    if (!o->endpoint.url && !flags_unused(flags, n, remote, "there is no --endpoint", e)) return false;
+    if (o->endpoint.url && !o->endpoint.model) return fail(e, "--endpoint-model is missing ---> which of the endpoint's models is asked?");
+    if (o->endpoint.url) return flags_unused(flags, n, local, "an --endpoint is asked", e);
+    return o->sampling.temperature > 0 || flags_unused(flags, n, drawing, "--temperature 0 takes the most probable token", e);
+}
+
 #endif

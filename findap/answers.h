@@ -134,6 +134,18 @@ FN json_t *row_without(json_t *row, const char *const *ours) {
     return copy;
 }
 
+// The prompt about a row, as ids for the model here or as text for an endpoint. What is too long for the model is counted, not asked.
+FN bool run_ask_about(Run *s, const Text *values, const char *where, Item *p, Error *e) {
+    Error inner;
+    prompt_render(&s->prompt, values, &p->text);
+    if (s->o->endpoint.url) return true;
+    Message m = {"user", p->text.data, p->text.len};
+    if (!chat_render(s->tokenizer, s->chat, &m, 1, true, &p->ids, NULL, &inner)) return fail(e, "%s: %s", where, inner.text);
+    buffer_free(&p->text);
+    if (p->ids.len + run_new_room(s) > s->config.max_position) p->skip = SKIP_TOO_LONG;
+    return true;
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // lines
 

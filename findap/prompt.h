@@ -16,6 +16,8 @@ FN const char *const prompt_judge[] = {"question", "answer", NULL};
 FN const char *const prompt_judge_reference[] = {"question", "reference", "answer", NULL};   // judge_reference.txt and correct.txt
 FN const char *const prompt_next_step[] = {"question", "prefix", NULL};
 FN const char *const prompt_reason[] = {"question", NULL};
+FN const char *const prompt_rate[] = {"reference", "conversation", NULL};
+FN const char *const prompt_prefer[] = {"reference", "first", "second", NULL};
 
 FN void prompt_free(PromptTemplate *p) { free(p->text); free(p->parts); memset(p, 0, sizeof *p); }
 
