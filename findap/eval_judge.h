@@ -20,8 +20,8 @@ typedef struct {
     Run s;
     Task found;
     Doc *docs;
-    int64_t num_docs, num_rows;     // rows: that were answered
-    json_t **lines[2];              // (num_rows) of the run, and of the other
+    int64_t num_docs, num_rows, num_lines[2];   // rows: that were answered
+    json_t **lines[2];              // (num_lines) of the run, and of the other
     int64_t *doc_of;                // (num_rows)
     int64_t *first_item;            // (num_rows + 1)
     double *ratings;                // (items) NAN: none
@@ -235,6 +235,7 @@ FN bool judge_begin(JudgeRun *v, Error *e) {   // task, rows, answers
     free(data);
     for (int k = 0; ok && k < (v->against ? 2 : 1); k++) {
         v->lines[k] = judge_read(k ? v->against : v->run, &v->found, &n, e);
+        v->num_lines[k] = n;
         ok = v->lines[k] != NULL;
         if (ok && k && n != v->num_rows) ok = fail(e, "%s has %" PRId64 " rows of %s, %s has %" PRId64 " ---> both must have answered the same rows", v->run, v->num_rows, v->found.name, v->against, n);
         if (k == 0) v->num_rows = n;
@@ -308,7 +309,7 @@ FN int eval_judge_main(int argc, char **argv) {   // argv[0] is "judge"
     if (ok && !help && !v.a.quiet) log_banner(FINDAP_DEVICE, argc, argv);
     if (ok && !help) ok = comm_agree(&v.s.comm, judge_all(&v, argc, argv, &e), &e, "the end");
     if (!ok && print) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
-    for (int k = 0; k < 2; k++) { for (int64_t i = 0; v.lines[k] && i < v.num_rows; i++) json_decref(v.lines[k][i]); free(v.lines[k]); }
+    for (int k = 0; k < 2; k++) { for (int64_t i = 0; v.lines[k] && i < v.num_lines[k]; i++) json_decref(v.lines[k][i]); free(v.lines[k]); }
     free(v.doc_of); free(v.first_item); free(v.ratings); free(v.in); free(v.out);
     docs_free(v.docs, v.num_docs);
     if (v.found.json) task_free(&v.found);

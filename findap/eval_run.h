@@ -168,6 +168,10 @@ FN json_t *eval_entry(const EvalRun *v, const TaskRun *t, const json_t *before, 
     json_object_set_new(j, "rows_per_second", fresh > 0 && s->seconds > 0 ? json_real((double)fresh / s->seconds) : json_null());
     static const char *const times[] = {"seconds", "rows_per_second", "new_tokens"};
     for (int k = 0; k < 3 && before && fresh == 0; k++) if (json_object_get(before, times[k])) json_object_set(j, times[k], json_object_get(before, times[k]));
+    static const char *const rated[] = {"score", "stderr", "low", "high"};   // by `eval judge`, of the same answers
+    bool judged = before && fresh == 0 && task->extract == EXTRACT_JUDGE && json_is_number(json_object_get(before, "score"));
+    for (int k = 0; k < 4 && judged; k++) json_object_set(j, rated[k], json_object_get(before, rated[k]));
+    if (judged) json_object_set(json_object_get(j, "metrics"), "judge", json_object_get(json_object_get(before, "metrics"), "judge"));
     if (json_object_get(j, "metrics")) eval_add_norms(t, json_object_get(j, "metrics"));
     return j;
 }

@@ -9,7 +9,8 @@
 #include "test/scratch.h"        // defines: directory, setup, teardown, in
 #define TESTED_MAIN eval_main
 #define TESTED_NAME "eval"
-#include "test/genrm_run.h"      // defines: run_genrm, expect, sorted_file, put, make_files
+#include "test/genrm_run.h"      // defines: run_genrm, expect, summary, sorted_file, put, make_files
+#include "test/server.h"         // defines: Server, Script, server_start, server_stop
 
 #define RUN "--model @model --data @data --tasks-dir @tasks "
 enum { MANY = 400 };
@@ -432,6 +433,57 @@ static void settings_do_what_they_say(void **state) {
     assert_non_null(strstr(output, "--pixiu-compat"));
 }
 
+// ---- judges
+
+#ifdef FINDAP_CURL
+#define REPLY(text) {SAY, 200, NULL, "{\"choices\":[{\"message\":{\"content\":\"" text "\"},\"finish_reason\":\"stop\"}]}"}
+#define RATED(x) REPLY("{\\\"Justification\\\":\\\"so\\\",\\\"Rating\\\":\\\"" x "\\\"}")
+#define BETTER(x) REPLY("{\\\"Justification\\\":\\\"so\\\",\\\"Better\\\":\\\"" x "\\\"}")
+static void judge(int status, const Script *script, int n, const char *words, Server *s) {
+    server_start(s, script, n);
+    char *all = xprintf("judge --data @data --tasks-dir @tasks --endpoint http://127.0.0.1:%d/v1 --endpoint-model m --connections 1 --quiet %s", s->port, words);
+    run_genrm(status, all);
+    server_stop(s);
+    free(all);
+}
+static void judges_rate_and_prefer(void **state) {
+    (void)state;
+    static Server s;
+    put_task("talk3", "\"file\":\"rows.jsonl\",\"extract\":\"judge\",\"metric\":\"judge\",\"prompt\":\"{turns.0}\",\"max_new\":8,\"fields\":{\"choices\":\"none\",\"answer\":\"none\"}");
+    put_task("open", "\"file\":\"rows.jsonl\",\"extract\":\"judge\",\"metric\":\"judge\",\"max_new\":8,\"fields\":{\"choices\":\"none\",\"turns\":\"none\"}");
+    run_genrm(0, RUN "--tasks talk3 open --limit 3 --out @judged --quiet");
+    run_genrm(0, RUN "--tasks talk3 --limit 3 --max-new 2 --out @other --quiet");
+    static const Script ratings[] = {RATED("7"), RATED("3"), RATED("10"), RATED("11"), RATED("1"), RATED("6/10")};   // of three rows of two turns; 11 is no rating, so its row has none
+    judge(0, ratings, 6, "--task talk3 --run @judged", &s);
+    assert_true(summary("rows") == 3 && summary("rated_rows") == 2 && summary("replies") == 6 && summary("rated_replies") == 5 && summary("mean.value") == 4.25 && fabs(summary("turn_1") - 6) < 1e-9 && fabs(summary("turn_2") - 4.5) < 1e-9);
+    assert_int_equal(s.requests, 6);
+    assert_non_null(strstr(s.last, "assistant: "));
+    json_t *entry = scores("judged", "talk3");
+    assert_true(json_number_value(json_object_get(entry, "score")) == 4.25);
+    json_decref(entry);
+    judge(1, ratings, 6, "--task talk3 --run @judged", &s);   // another endpoint is another judge
+    assert_true(s.requests == 0 && strstr(output, "the answers there are of another run: \"endpoint\""));
+    run_genrm(0, RUN "--tasks talk3 open --limit 3 --out @judged --quiet");   // what was rated stays
+    entry = scores("judged", "talk3");
+    assert_true(json_number_value(json_object_get(entry, "score")) == 4.25);
+    json_decref(entry);
+    static const Script verdicts[] = {REPLY("{\\\"Justification\\\":\\\"so\\\",\\\"Correctness\\\":\\\"correct\\\"}"), REPLY("{\\\"Justification\\\":\\\"so\\\",\\\"Correctness\\\":\\\"wrong\\\"}")};
+    judge(0, verdicts, 2, "--task open --run @judged", &s);
+    assert_true(fabs(summary("mean.value") - 1.0 / 3) < 1e-6 && summary("rated_rows") == 3);
+    static const Script sides[] = {BETTER("first"), BETTER("second"), BETTER("first"), BETTER("first"), BETTER("second"), BETTER("first")};   // won; whoever stands first, a tie; lost
+    judge(0, sides, 6, "--task talk3 --run @judged --against @other", &s);
+    assert_true(summary("wins") == 1 && summary("ties") == 1 && summary("losses") == 1 && summary("swapped_differently") == 1 && summary("mean.value") == 0.5 && summary("p") == 1);
+    static const Script useless[] = {REPLY("well")};
+    judge(1, useless, 1, "--task talk3 --run @other", &s);
+    assert_non_null(strstr(output, "no reply of the judge could be used"));
+    expect("judge --run @judged --data @data --model @model", "--task is missing");
+    expect("judge --task talk3 --run @judged --data @data --tasks-dir @tasks", "--model or --endpoint is missing");
+    expect("judge --task talk3 --run @data --data @data --tasks-dir @tasks --model @model --quiet", "samples_talk3.jsonl: cannot be opened");
+    run_genrm(1, "judge --task open --run @judged --data @data --tasks-dir @tasks --model @model --max-new 4 --out @mine.jsonl --quiet");   // prompts of a thousand letters for a model of 128 positions
+    assert_non_null(strstr(output, "no reply of the judge could be used"));
+}
+#endif
+
 // ---- what is refused
 
 static void misuse_is_one_line(void **state) {
@@ -495,6 +547,9 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(choices_are_scored_as_in_training), cmocka_unit_test(batches_do_not_matter), cmocka_unit_test(ranks_do_not_matter), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(long_prompts_are_not_cut),
         cmocka_unit_test(turns_follow_each_other), cmocka_unit_test(settings_do_what_they_say), cmocka_unit_test(misuse_is_one_line),
+        #ifdef FINDAP_CURL
+        cmocka_unit_test(judges_rate_and_prefer),
+        #endif
     };
     int failed = cmocka_run_group_tests(tests, open_all, teardown);
     free(output);

@@ -52,7 +52,7 @@ static void prompts(void **state) {
     assert_non_null(strstr(e.text, "none.txt"));
     // those that are shipped
     static const struct { const char *file; const char *const *names; } shipped[] = {{"judge.txt", prompt_judge}, {"judge_reference.txt", prompt_judge_reference}, {"correct.txt", prompt_judge_reference},
-        {"next_step.txt", prompt_next_step}, {"reason.txt", prompt_reason}};
+        {"next_step.txt", prompt_next_step}, {"reason.txt", prompt_reason}, {"rate.txt", prompt_rate}, {"prefer.txt", prompt_prefer}};
     for (int i = 0; i < COUNT(shipped); i++) {
         char *path = prompt_path(shipped[i].file);
         if (!prompt_load(path, shipped[i].names, &p, &e)) fail_msg("%s", e.text);
