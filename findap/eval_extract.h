@@ -169,7 +169,7 @@ FN Found label_span(Text raw, const Spellings *s, int *label) {
 FN bool mention_stands_out(Text t, Mention m) {   // said as a judgement, not in passing: "is positive", "'rise'", "clearly positive", "a positive statement", "positive."
     static const char *const before[] = {"is", "as", "be", "remains", "seems", "appears", "looks", "label", "sentiment", "stance", "class", "category", "tone", "will", "would", "call", "say", "choose", "chose", "choosing",
         "select", "pick", "predict", "predicts", "prediction", "predicted", "expect", "should", "likely", "probably", "overall", "therefore", "thus", "hence", "so", "answer", "was", "it", "it's", "s", "conclude", "rather", "but", "mostly", "more", "est", "es", "ser", NULL};
-    static const char *const at_end[] = {"a", "an", "to", "the", "for", "this", "that", "about", NULL}, *const behind[] = {" sentiment", " stance", " tone", " statement", " sentence", " label", " class", " category", " movement", " because", " since", " as ", " given", " due ", " for ", " overall", " one", NULL};
+    static const char *const at_end[] = {"a", "an", "to", "the", "for", "this", "that", "about", "with", "toward", "towards", "here", NULL}, *const coming[] = {"going", "expected", "likely", "set", "about", "bound", NULL}, *const behind[] = {" sentiment", " stance", " tone", " statement", " sentence", " label", " class", " category", " movement", " because", " since", " as ", " given", " due ", " for ", " overall", " one", NULL};
     int64_t at = m.begin, clause = m.begin;
     char left = text_at(t, m.begin - 1), right = text_at(t, m.end);
     if ((left && strchr("\"'*_`", left) && right && strchr("\"'*_`.,", right)) || (m.begin == 0 && (!right || strchr(".,;:!", right)))) return true;
@@ -177,6 +177,7 @@ FN bool mention_stands_out(Text t, Mention m) {   // said as a judgement, not in
     if (clause > 0 && strchr(":;,.", t.data[clause - 1]) && (!right || strchr(".!", right))) return true;   // "If I had to choose, positive."
     Text w = word_before(t, &at);
     if (text_is_one(w, before) || (w.length > 4 && memcmp(w.data + w.length - 2, "ly", 2) == 0)) return true;
+    if (text_is(w, "to") && text_is_one(word_before(t, &at), coming)) return true;   // "is going to rise"
     return begins_one(text_from(t, m.end), behind) || (text_is_one(w, at_end) && (!right || strchr(".,;:!?\"'*", right)));
 }
 
@@ -336,7 +337,7 @@ FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
     if (found == RESULT_AMBIGUOUS) return found;
     if (found == RESULT_ONE && result.label - 'A' < r->doc->num_choices) { a->label = result.label - 'A'; a->text = result.text; return found; }
     // "Option B is correct", "I choose B"
-    static const char *const verdicts[] = {" is correct", " is right", " is the correct", " is the right", " is the best", " is the answer", " is the most", " would be correct", NULL}, *const choose[] = {"choose", "select", "pick", "go", NULL}, *const copula[] = {"say", "it's", "is", "be", NULL}, *const between[] = {"with", "for", "the", "option", "choice", "answer", NULL},
+    static const char *const verdicts[] = {" is correct", " is right", " is the correct", " is the right", " is the best", " is the answer", " is the most", " would be correct", NULL}, *const choose[] = {"choose", "select", "pick", "go", NULL}, *const copula[] = {"say", "it's", "is", "be", "thus", "so", "hence", "therefore", NULL}, *const opens[] = {"!", " - ", " \xE2\x80\x93 ", NULL}, *const between[] = {"with", "for", "the", "option", "choice", "answer", NULL},
         *const why[] = {" because", " since", " as ", NULL};
     Answer next = *a;
     found = RESULT_NONE;
@@ -349,6 +350,7 @@ FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
         for (int words = 0; words < 3 && text_is_one(before, between); words++) before = word_before(t, &at);   // "go with option B"
         bool chosen = text_is_one(before, choose) && (!is_letter(text_at(t, k + 1)) || text_at(t, k) != ' ' || begins_one(text_from(t, k), why));
         chosen = chosen || (text_is_one(before, copula) && (k >= t.length || t.data[k] == '\n' || strchr(".,;:!", text_at(t, k > i + 1 ? k - 1 : k))));   // "It's C.", "The best is D."
+        chosen = chosen || ((i == 0 || t.data[i - 1] == '\n') && begins_one(text_from(t, k), opens));   // "C - an index"
         bool denied = false;
         int64_t look = at;
         for (int words = 0; words < 3; words++) { Text w = word_before(t, &look); denied = denied || text_is(w, "not") || text_is(w, "cannot") || (w.length > 3 && memcmp(w.data + w.length - 3, "n't", 3) == 0); }
