@@ -222,8 +222,9 @@ FN bool tag_next(TagReader *r, Text t, int64_t i, Text *type, int64_t *begin) {
 }
 
 // One sentence's tags. An entity is right if type, begin and end are. Two entities of one sequence never end at the same place, so walking along both at once finds every
-// pair. seqeval puts an "O" behind each sentence, and an "O" closes what is open: so with B, I, E, S and O tags no entity reaches into another sentence, and the counts of
-// sentences add up to seqeval's of all of them.
+// pair. seqeval puts an "O" behind each sentence and goes on: the "O" ends what is open, and behind it B, I, E and S begin an entity whatever was before, just as at the very
+// start. So with tags of these letters no entity reaches into another sentence, and the counts of sentences add up to seqeval's of all of them. (With others, U- or lower
+// case, one sentence is seqeval's, but there an entity may seem to begin in the sentence before.)
 FN Counts entity_counts(const Text *gold, const Text *pred, int64_t n) {
     Counts c = {0, 0, 0};
     TagReader g = {'O', {"", 0}, 0}, p = {'O', {"", 0}, 0};

@@ -45,7 +45,7 @@ FN double t_cdf(double t, double df) {
 }
 FN double quantile_of(double p, double df) {   // of t; df 0: of the normal distribution. By halving, in the lower tail, where the distribution functions are exact to the last digits
     if (!(p > 0 && p < 1)) return p == 0 ? -INFINITY : p == 1 ? INFINITY : NAN;
-    if (p > 0.5) return -quantile_of(1 - p, df);
+    if (p >= 0.5) return p > 0.5 ? -quantile_of(1 - p, df) : 0;
     double low = -1, high = 0;
     while ((df > 0 ? t_cdf(low, df) : normal_cdf(low)) > p && low > -1e150) { high = low; low *= 2; }
     for (int i = 0; i < 200 && low < high; i++) {
