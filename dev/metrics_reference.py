@@ -374,7 +374,7 @@ def random_statistics():
     k, m = R.randint(0, n), R.choice([0, 1, 3, 10, 100, 1000, 20000])
     x = R.randint(0, m)
     w = stats.binomtest(k, n).proportion_ci(0.95, "wilson")
-    df, q = R.choice([1, 2, 3, 5, 8, 30, 199, 201, 5000, 1e6]), R.choice([round(R.random(), 4), 10.0 ** -R.randint(1, 8), 0.975, 0.025, 0.5])
+    df, q = R.choice([1, 2, 3, 5, 8, 30, 199, 201, 5000, 1e6]), R.choice([max(round(R.random(), 4), 1e-4), 10.0 ** -R.randint(1, 8), 0.975, 0.025, 0.5])
     t = round(R.uniform(-8, 8), 3)
     return {"a": a, "b": b, "mean": float(np.mean(a)), "sem": float(stats.sem(a)), "mean_low": float(mean[0]), "mean_high": float(mean[1]), "paired_p": float(test.pvalue) if test else None,
             "k": k, "n": n, "wilson": [float(w.low), float(w.high)], "mcnemar": [x, m - x, float(stats.binomtest(x, m).pvalue) if m else 1.0],

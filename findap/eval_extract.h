@@ -13,7 +13,7 @@
 #include "verify.h"      // defines: Number, number_of, label_of, anchor_next, result_text
 
 #define EXTRACTOR_VERSION "findap-extract-1"
-enum { EXTRACT_MAX_BYTES = 1 << 18 };   // nobody looks for a short answer in more
+enum { EXTRACT_MAX_BYTES = 1 << 16, SPAN_MAX_BYTES = 1024 };   // nobody looks for a short answer in more, nor is it longer; this bounds the time, too
 
 typedef enum { OUTCOME_ANSWERED, OUTCOME_MISSING, OUTCOME_AMBIGUOUS, OUTCOME_TRUNCATED, OUTCOME_EMPTY, NUM_OUTCOMES } Outcome;
 FN const char *const outcome_names[NUM_OUTCOMES] = {"answered", "missing", "ambiguous", "truncated", "empty"};
@@ -91,7 +91,8 @@ FN void spellings_free(Spellings *s) {
 }
 
 FN bool mention_denied(Text t, int64_t begin, int64_t end) {   // "not positive", "neither positive nor ..", "rather than positive", "positive is wrong"
-    static const char *const deny[] = {"not", "never", "neither", "nor", "no", "non", "without", "hardly", "barely", "cannot", "whether", "if", "than", "excluding", "except", "unlikely", "excludes", "exclude", NULL};
+    static const char *const deny[] = {"not", "never", "neither", "nor", "no", "non", "without", "hardly", "barely", "cannot", "whether", "if", "than", "excluding", "except", "unlikely", "excludes", "exclude",
+        "opposite", "fails", "fail", "less", "avoid", "wrong", "lacks", "lack", "lacking", NULL}, *const opinion[] = {"think", "believe", "say", "see", "call", "consider", "find", "feel", "claim", "mean", NULL};
     static const char *const soften[] = {"only", "just", "merely", "simply", "doubt", "question", NULL}, *const turn[] = {"but", "yet", "instead", "however", NULL};
     static const char *const after[] = {" is not", " isn't", " is wrong", " is incorrect", " would be wrong", " would be incorrect", " would not", " wouldn't", " does not", " doesn't", " can be ruled out", " is ruled out",
         " is unlikely", " seems unlikely", " seems wrong", " was wrong", NULL};
@@ -100,13 +101,18 @@ FN bool mention_denied(Text t, int64_t begin, int64_t end) {   // "not positive"
     int64_t behind = end, at = begin;
     while (behind < t.length && strchr("\"'*_`)", t.data[behind])) behind++;
     if (begins_one(text_from(t, behind), after)) return true;
+    if (text_at(t, behind) == '?') return true;
     Text next = text_make("", 0);
-    for (int words = 0; words < 4; words++) {
+    for (int words = 0; words < 8; words++) {   // four words on; "I don't think that this could be called ..." reaches farther
         Text w = word_before(t, &at);
+        int64_t further = at;
+        if (text_is(w, "but") && text_is(word_before(t, &further), "anything")) return true;
         if (w.length == 0 || text_is_one(w, turn)) return false;   // a comma ends the clause
+        if (text_is(w, "far") && text_is(next, "from")) return true;
         bool not_at_end = w.length > 3 && memcmp(w.data + w.length - 3, "n't", 3) == 0;
         if (text_is(w, "of") && at > 0) { int64_t k = at; if (text_is(word_before(t, &k), "instead")) return true; }
-        if (text_is_one(w, deny) || not_at_end) return !text_is_one(next, soften);
+        if (words < 4 && (text_is_one(w, deny) || not_at_end)) return !text_is_one(next, soften);
+        if ((text_is(w, "not") || not_at_end) && text_is_one(next, opinion)) return true;
         next = w;
     }
     return false;
@@ -163,12 +169,15 @@ FN Found label_span(Text raw, const Spellings *s, int *label) {
 FN bool mention_stands_out(Text t, Mention m) {   // said as a judgement, not in passing: "is positive", "'rise'", "clearly positive", "a positive statement", "positive."
     static const char *const before[] = {"is", "as", "be", "remains", "seems", "appears", "looks", "label", "sentiment", "stance", "class", "category", "tone", "will", "would", "call", "say", "choose", "chose", "choosing",
         "select", "pick", "predict", "predicts", "prediction", "predicted", "expect", "should", "likely", "probably", "overall", "therefore", "thus", "hence", "so", "answer", "was", "it", "it's", "s", "conclude", "rather", "but", "mostly", "more", "est", "es", "ser", NULL};
-    static const char *const at_end[] = {"a", "an", "to", "the", "for", NULL}, *const behind[] = {" sentiment", " stance", " tone", " statement", " sentence", " label", " class", " category", " movement", " because", " since", " as ", " given", " due ", " for ", " overall", NULL};
-    int64_t at = m.begin;
+    static const char *const at_end[] = {"a", "an", "to", "the", "for", "this", "that", "about", "with", "toward", "towards", "here", NULL}, *const coming[] = {"going", "expected", "likely", "set", "about", "bound", NULL}, *const behind[] = {" sentiment", " stance", " tone", " statement", " sentence", " label", " class", " category", " movement", " because", " since", " as ", " given", " due ", " for ", " overall", " one", NULL};
+    int64_t at = m.begin, clause = m.begin;
     char left = text_at(t, m.begin - 1), right = text_at(t, m.end);
-    if ((left && strchr("\"'*_`", left) && right && strchr("\"'*_`.,", right)) || (m.begin == 0 && (!right || strchr(".,;:!?", right)))) return true;
+    if ((left && strchr("\"'*_`", left) && right && strchr("\"'*_`.,", right)) || (m.begin == 0 && (!right || strchr(".,;:!", right)))) return true;
+    while (clause > 0 && strchr(" *_\"'`", t.data[clause - 1])) clause--;
+    if (clause > 0 && strchr(":;,.", t.data[clause - 1]) && (!right || strchr(".!", right))) return true;   // "If I had to choose, positive."
     Text w = word_before(t, &at);
     if (text_is_one(w, before) || (w.length > 4 && memcmp(w.data + w.length - 2, "ly", 2) == 0)) return true;
+    if (text_is(w, "to") && text_is_one(word_before(t, &at), coming)) return true;   // "is going to rise"
     return begins_one(text_from(t, m.end), behind) || (text_is_one(w, at_end) && (!right || strchr(".,;:!?\"'*", right)));
 }
 
@@ -210,7 +219,15 @@ FN bool mark_next(Text t, bool lines, int64_t *at, Text *span) {
 FN Found letter_span(const Doc *d, Text span, int *label) {   // a letter, or the text behind one
     char letter;
     Found found = label_of(label_words(text_trim(span)), true, &letter);
-    if (found == RESULT_ONE && letter - 'A' < d->num_choices) { *label = letter - 'A'; return RESULT_ONE; }
+    if (found == RESULT_ONE && letter - 'A' < d->num_choices) {
+        int64_t k = 0;
+        span = label_words(text_trim(span));
+        while (k < span.length && (span.data[k] & ~32) != letter) k++;
+        for (k++; k < span.length && !is_word(span.data[k]);) k++;
+        if (k < span.length && text_begins(text_from(span, k), "or ")) return RESULT_AMBIGUOUS;   // "A or maybe C"
+        *label = letter - 'A';
+        return RESULT_ONE;
+    }
     if (found == RESULT_AMBIGUOUS) return found;
     Text t = result_text(span);
     int by_text = t.length ? label_find(d->options, d->num_choices, t) : -1;
@@ -220,6 +237,7 @@ FN Found letter_span(const Doc *d, Text span, int *label) {   // a letter, or th
 
 typedef struct { const Task *task; const Doc *doc; const Spellings *spellings; ExtractKind kind; } Reader;
 FN Found read_span(const Reader *r, Text span, Answer *a) {
+    if (span.length > SPAN_MAX_BYTES) span.length = SPAN_MAX_BYTES;
     a->text = result_text(span);
     if (r->kind == EXTRACT_LETTER) return letter_span(r->doc, span, &a->label);
     if (r->kind == EXTRACT_LABEL) return label_span(span, r->spellings, &a->label);
@@ -295,6 +313,7 @@ FN Found labels_unanchored(const Reader *r, Text t, Answer *a) {
             while (text_at(f, k) && strchr(" ,;:.!()\"'*_`-", f.data[k])) k++;
             bool listed = n > 1 && (m[1].begin <= k || text_begins(text_from(f, k), "or ") || text_begins(text_from(f, k), "and ") || text_at(f, k) == '/');
             static const char *const why[] = {" because", " since", " as ", " due ", " given", " (", " - ", " \xE2\x80\x93", " \xE2\x80\x94", NULL};
+            listed = listed || (n > 1 && behind && strchr(":( ", behind) && is_digit(text_at(f, k)));   // "positive: 0.2, negative: 0.7"
             if (!listed && ((behind && strchr(".,;:!)\"'*_`", behind)) || begins_one(text_from(f, m[0].end), why))) { begins.label = m[0].label; begins.text = bare; first = RESULT_ONE; }
         }
         for (int i = 0; i < n && said != RESULT_AMBIGUOUS; i++) {
@@ -308,7 +327,7 @@ FN Found labels_unanchored(const Reader *r, Text t, Answer *a) {
     if (first == RESULT_ONE) alone = join_reading(r, alone, RESULT_ONE, &begins, a);
     if (alone != RESULT_NONE) return alone;
     *a = whole;
-    return said == RESULT_ONE && !stands_out && words > 6 ? RESULT_NONE : said;   // of a long text a label in passing
+    return said == RESULT_ONE && !stands_out && words > 3 ? RESULT_NONE : said;   // of a long text a label in passing
 }
 
 FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
@@ -318,7 +337,7 @@ FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
     if (found == RESULT_AMBIGUOUS) return found;
     if (found == RESULT_ONE && result.label - 'A' < r->doc->num_choices) { a->label = result.label - 'A'; a->text = result.text; return found; }
     // "Option B is correct", "I choose B"
-    static const char *const verdicts[] = {" is correct", " is right", " is the correct", " is the right", " is the best", " is the answer", " is the most", " would be correct", NULL}, *const choose[] = {"choose", "select", "pick", "go", NULL}, *const between[] = {"with", "for", "the", "option", "choice", "answer", NULL},
+    static const char *const verdicts[] = {" is correct", " is right", " is the correct", " is the right", " is the best", " is the answer", " is the most", " would be correct", NULL}, *const choose[] = {"choose", "select", "pick", "go", NULL}, *const copula[] = {"say", "it's", "is", "be", "thus", "so", "hence", "therefore", NULL}, *const opens[] = {"!", " - ", " \xE2\x80\x93 ", NULL}, *const between[] = {"with", "for", "the", "option", "choice", "answer", NULL},
         *const why[] = {" because", " since", " as ", NULL};
     Answer next = *a;
     found = RESULT_NONE;
@@ -330,6 +349,8 @@ FN Found letters_unanchored(const Reader *r, Text t, Answer *a) {
         Text before = word_before(t, &at);
         for (int words = 0; words < 3 && text_is_one(before, between); words++) before = word_before(t, &at);   // "go with option B"
         bool chosen = text_is_one(before, choose) && (!is_letter(text_at(t, k + 1)) || text_at(t, k) != ' ' || begins_one(text_from(t, k), why));
+        chosen = chosen || (text_is_one(before, copula) && (k >= t.length || t.data[k] == '\n' || strchr(".,;:!", text_at(t, k > i + 1 ? k - 1 : k))));   // "It's C.", "The best is D."
+        chosen = chosen || ((i == 0 || t.data[i - 1] == '\n') && begins_one(text_from(t, k), opens));   // "C - an index"
         bool denied = false;
         int64_t look = at;
         for (int words = 0; words < 3; words++) { Text w = word_before(t, &look); denied = denied || text_is(w, "not") || text_is(w, "cannot") || (w.length > 3 && memcmp(w.data + w.length - 3, "n't", 3) == 0); }

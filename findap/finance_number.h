@@ -109,15 +109,22 @@ FN Found number_next(Text t, int64_t *at, Number *out) {
         for (int c = 0; c < 7; c++) if (i >= 3 && !is_word(text_at(t, i - 4)) && text_begins(text_slice(t, i - 3, i), codes[c])) named = false;
         named = named || is_word(text_at(t, end)) || text_at(t, end) == '_' || (text_at(t, end) == '-' && is_letter(text_at(t, end + 1)));
         if (named) { while (is_word(text_at(t, *at))) ++*at; i = *at - 1; buffer_free(&digits); continue; }
-        buffer_add(&digits, "", 1);
         int sign = 0;
         int64_t begin = currency_before(t, i);
         begin = sign_before(t, begin, &sign);
         begin = currency_before(t, begin);
         if (!sign && text_at(t, begin - 1) == '(' && text_at(t, end) == ')' && !is_word(text_at(t, begin - 2)) && text_at(t, begin - 2) != '\\') sign = -1;   // (134), but not f(3)
-        char *exponent = digits.data + mantissa;
+        const bool powered = digits.len > mantissa;
+        buffer_add(&digits, "", 1);
+        out->unit = factor * pow(10, (powered ? strtod(digits.data + mantissa + 1, NULL) : 0) - (double)decimals);
+        if (!powered && factor != 1) {   // 0.65 bp is 0.65e-4 to the last bit, which 0.65 times 1e-4 is not
+            char power[16];
+            digits.len--;
+            buffer_add(&digits, power, snprintf(power, sizeof power, "e%d", (int)lround(log10(factor))));
+            buffer_add(&digits, "", 1);
+            factor = 1;
+        }
         out->value = (sign < 0 ? -1 : 1) * strtod(digits.data, NULL) * factor;
-        out->unit = factor * pow(10, (*exponent ? strtod(exponent + 1, NULL) : 0) - (double)decimals);
         buffer_free(&digits);
         return bad || !isfinite(out->value) || !isfinite(out->unit) ? RESULT_AMBIGUOUS : RESULT_ONE;
     }

@@ -462,7 +462,7 @@ static void check_bootstraps(const json_t *c, int64_t number) {
     double *rows = (double *)xcalloc(4 * n, sizeof(double));
     for (int64_t i = 0; i < n; i++) { rows[2 * i] = gold[i] == pred[i]; rows[2 * n + 2 * i] = gold[i] == other[i]; rows[2 * i + 1] = rows[2 * n + 2 * i + 1] = 1; }
     for (int m = 0; m < NUM_CELL; m++) {
-        double error = json_number_value(json_array_get(field(c, "error"), (size_t)m)), of_difference = json_number_value(json_array_get(field(c, "difference_error"), (size_t)m)), jump = m == CELL_ACC ? 1.0 / (double)n : 0;
+        double error = json_number_value(json_array_get(field(c, "error"), (size_t)m)), of_difference = json_number_value(json_array_get(field(c, "difference_error"), (size_t)m)), jump = m == CELL_ACC || m == CELL_MICRO_F1 ? 1.0 / (double)n : 0;   // those two move in steps
         alike(e[m].error, error, error, R, 0.9, 0, cell_metric_names[m], number);
         alike(e[m].low, json_number_value(json_array_get(field(c, "low"), (size_t)m)), error, R, 2.7, jump, cell_metric_names[m], number);
         alike(e[m].high, json_number_value(json_array_get(field(c, "high"), (size_t)m)), error, R, 2.7, jump, cell_metric_names[m], number);
