@@ -475,6 +475,7 @@ static void tune_matmuls(Model *m) {
     const Config *c = &m->config;
     int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim, W = A + 2 * c->num_kv_heads * c->head_dim;
     if (!m->training || sizeof(real) == 4 || N * C < 1 << 20) return;
+    if (m->comm->rank == 0) fprintf(stderr, "timing the library's kernels for this model's matrix products: up to half a minute for a large one\n");
     place_activations(m, NULL);   // says how many rows of logits there are at a time
     const struct { const char *name; int64_t N, K, O, ldy; bool residual, bias; } layers[] = {   // first LoRA's sites, in their order
         {"qkv", N, C, W, W, false, c->qkv_bias}, {"attention out", N, A, C, C, true, false}, {"gate, up", N, C, 2 * F, 2 * F, false, false},
