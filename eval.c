@@ -19,6 +19,7 @@
 #include "findap/eval_compare.h"  // defines: eval_compare_main
 #include "findap/eval_judge.h"    // defines: eval_judge_main
 #include "findap/eval_overlap.h"  // defines: eval_overlap_main
+#include "findap/eval_predictions.h" // defines: eval_score_main
 #include "findap/eval_report.h"   // defines: eval_report_main
 #include "findap/eval_run.h"      // defines: EvalRun, eval_run
 #include "findap/eval_scaling.h"  // defines: eval_scaling_main

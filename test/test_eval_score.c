@@ -1,6 +1,6 @@
 // test_eval_score.c: what is read out of an output (test/data/extract.jsonl, by hand), task files and rows, scores by hand, and the leaderboard's harness, quirk by quirk
 // (test/data/pixiu.json, made by dev/eval_pixiu_reference.py). That whatever is damaged costs one line.
-#include "findap/eval_score.h"
+#include "findap/eval_predictions.h"
 #include <sys/wait.h>       // defines: WEXITSTATUS
 #include "test/check.h"
 #include "test/scratch.h"   // defines: directory, setup, teardown, in
@@ -311,6 +311,13 @@ static void found_tasks(void **state) {
     must(tasks_find(tasks, &list, &l, &e), &e);
     assert_true(l.n >= 15);
     tasks_free(&l);
+    static const char *const spellings[][2] = {{"Flare-Mood", "sentiment"}, {"SomeBody/flare_tone", "tone"}, {"flare sentiment", "sentiment"}, {"TWO", "sentiment"}};
+    for (int i = 0; i < 4; i++) {
+        names[0] = spellings[i][0];
+        must(tasks_find(tasks, &list, &l, &e), &e);
+        assert_string_equal(l.items[0].name, spellings[i][1]);
+        tasks_free(&l);
+    }
     names[0] = "nothing";
     assert_false(tasks_find(tasks, &list, &l, &e));
     assert_non_null(strstr(e.text, "nothing"));
@@ -472,6 +479,43 @@ static void the_program(void **state) {
     assert_int_equal(run(arguments, printed, sizeof printed), 1);
     assert_int_equal(run("--help", printed, sizeof printed), 0);
     assert_non_null(strstr(printed, "--pixiu-compat"));
+}
+
+// Rows as other people write them: every form of what is right and what was said gives the same score
+static void rows_of_others(void **state) {
+    (void)state;
+    Error e;
+    const ScoreOptions o = score_options_default();
+    static const struct { const char *task, *rows, *metric; double want; } cases[] = {
+        {"sentiment", "{\"output\":\"positive\",\"gold\":[\"Positive\"]}\n{\"output\":\"negative\",\"gold\":[2],\"choices\":[\"positive\",\"neutral\",\"negative\"]}", "acc", 1},
+        {"sentiment", "{\"output\":\"positive\",\"gold\":\"positive\",\"finish_reason\":\"length\"}\n{\"output\":\"positive\",\"gold\":\"positive\",\"finish_reason\":\"stop\",\"truncated\":null}", "acc", 0.5},
+        {"sentiment", "{\"output\":\"positive\",\"gold\":\"positive\",\"truncated\":true,\"reached_cap\":false}\n{\"output\":\"positive\",\"gold\":0}", "acc", 0.5},
+        {"pick", "{\"output\":\"Energy\",\"gold\":\"energy\"}\n{\"output\":\"Banking\",\"gold\":\"Energy\"}\n{\"output\":\"banking\",\"gold\":\"Banking\"}", "acc", 2.0 / 3},
+        {"tone", "{\"output\":0.5,\"gold\":0.25}", "rmse", 0.25},
+        {"quantity", "{\"output\":12.5,\"gold\":\"12.5\"}\n{\"output\":\"\\\"no change\\\"\",\"gold\":\"\\\"no change\\\"\"}", "em", 1},
+        {"open", "{\"output\":\"\\\"Paris\\\"\",\"gold\":\"\\\"Paris\\\"\"}\n{\"output\":\"$5\",\"gold\":[\"five\",\"$5\"]}\n{\"output\":\"the answer is blowing\",\"gold\":\"The answer is blowing.\"}\n{\"output\":\"London\",\"gold\":\"'Paris'\"}", "em", 0.75},
+        {"names", "{\"output\":\"Ann Lee, PER\\nAcme, ORG\",\"gold\":[[\"Ann Lee\",\"PER\"],[\"Acme\",\"ORG\"]]}", "entity_f1", 1},
+        {"names", "{\"output\":[[\"Ann Lee\",\"PER\"],[\"Acme\",\"LOC\"]],\"gold\":[{\"name\":\"Ann Lee\",\"type\":\"PER\"},{\"text\":\"Acme\",\"label\":\"ORG\"}]}", "entity_f1", 0.5},
+        {"names", "{\"output\":[\"B-PER\",\"I-PER\",\"O\"],\"gold\":[\"B-PER\",\"I-PER\",\"O\"]}\n{\"output\":\"B-PER O\",\"gold\":\"B-PER B-ORG\"}", "entity_f1", 0.8},
+        {"names", "{\"output\":\"Ann Lee, PER\",\"gold\":[\"B-PER\",\"I-PER\",\"O\"],\"tokens\":[\"Ann\",\"Lee\",\"slept\"]}", "entity_f1", 1},
+        {"causes", "{\"output\":\"a:B-CAUSE\\nb:I-CAUSE\\nc:O\",\"gold\":\"a:B-CAUSE\\nb:I-CAUSE\\nc:O\"}\n{\"output\":\"a:B-CAUSE\\nb:O\",\"gold\":[\"B-CAUSE\",\"O\"]}", "entity_f1", 1},
+        {"causes", "{\"output\":[\"B-CAUSE\",\"O\",\"O\"],\"gold\":[\"B-CAUSE\",\"O\",\"B-EFFECT\"]}\n{\"output\":\"O O B-EFFECT\",\"gold\":\"O O B-EFFECT\",\"token\":[\"x\",\"y\",\"z\"]}", "acc", 5.0 / 6},
+        {"triplets", "{\"output\":\"a ; b ; c\",\"gold\":[[\"A\",\"b\",\"c\"],[\"d\",\"e\",\"f\"]]}", "relation_f1", 2.0 / 3},
+        {"picked", "{\"output\":[1,0],\"gold\":[1,0],\"text\":\"a\\nb\"}", "rouge1", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *j = score_rows(cases[i].task, cases[i].rows, &o, &e);
+        must(j != NULL, &e);
+        if (fabs(json_number_value(json_object_get(j, cases[i].metric)) - cases[i].want) > 1e-12 || json_integer_value(json_object_get(j, "bad_rows"))) fail_msg("%s, %s: %s", cases[i].task, cases[i].rows, json_dumps(j, 0));
+        json_decref(j);
+    }
+    static const struct { const char *task, *rows, *says; } wrong[] = {{"sentiment", "{\"output\":[\"positive\"],\"gold\":\"positive\"}", "\"output\" is an array"}, {"sentiment", "{\"output\":\"positive\",\"gold\":[0,1]}", "an array"},
+        {"names", "{\"output\":\"Ann, PER\",\"gold\":[\"B-PER\",\"O\"]}", "to find its entities in"}, {"names", "{\"output\":\"Ann, PER\",\"gold\":[{\"x\":1}]}", "pairs"}, {"picked", "{\"output\":\"1 0\",\"gold\":[1,0]}", "\"text\""}};
+    ScoreOptions strict = o;
+    strict.strict = true;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        json_t *j = score_rows(wrong[i].task, wrong[i].rows, &strict, &e);
+        if (j || !strstr(e.text, wrong[i].says)) fail_msg("\"%s\" says nothing of \"%s\"", e.text, wrong[i].says);
+    }
 }
 
 // ---- damage
@@ -678,6 +722,6 @@ int main(int argc, char **argv) {   // test_eval_score fuzz N 2> FILE: so many r
         return teardown(NULL);
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(reads_by_hand), cmocka_unit_test(classes_by_hand), cmocka_unit_test(others_by_hand), cmocka_unit_test(like_the_harness), cmocka_unit_test(choices_by_likelihood),
-        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(damaged)};
+        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(rows_of_others), cmocka_unit_test(damaged)};
     return cmocka_run_group_tests(tests, one_thread, teardown);
 }
