@@ -554,25 +554,44 @@ FN double overlength_ratio(const Sample *s, int64_t n) {
 }
 FN json_t *estimate_json(Estimate e) { return json_pack("{s:o, s:o, s:o, s:o}", "value", json_finite(e.value), "stderr", json_finite(e.error), "low", json_finite(e.low), "high", json_finite(e.high)); }
 
+FN void suite_metric(const json_t *suite, Metric *m) {   // stays as it is where the suite says nothing
+    const char *name = json_string_value(json_object_get(suite, "metric"));
+    if (name) metric_find(name, m);
+}
+FN const json_t *task_category(const Task *t) {   // the suite that is a leaderboard with categories, if there is one
+    const char *name;
+    json_t *value;
+    json_object_foreach(json_object_get(t->json, "suites"), name, value) if (json_object_get(value, "category")) return value;
+    return NULL;
+}
+
 // What results.json says of one task, times aside. suite: whose metric is shown (NULL: the task's own)
 FN json_t *task_metrics(const Task *t, const Doc *docs, const Sample *samples, int64_t n, int64_t bad_rows, const ScoreOptions *o, const char *suite) {
     Scored x = {t, docs, samples, n, o, o->pixiu && t->pixiu != PIXIU_NONE};
     Scores scores;
     scores.n = 0;
-    json_t *confusion = NULL, *j = json_object(), *metrics = json_object(), *names = json_array(), *of_suite = NULL, *published = json_object();
+    json_t *confusion = NULL, *j = json_object(), *metrics = json_object(), *names = json_array(), *published = json_object();
     const char *name, *who;
     json_t *value, *score;
     Metric shown = t->metric;
     if (n > 0) scores_compute(&x, &scores, &confusion);
+    if (suite) suite_metric(task_suite(t, suite), &shown);
     json_object_foreach(json_object_get(t->json, "suites"), name, value) {
+        Metric of_suite = t->metric;
         json_array_append_new(names, json_string(name));
-        if (suite && strcmp(suite, name) == 0) of_suite = value;
-        json_object_foreach(json_object_get(value, "published"), who, score) json_object_set(published, who, score);
+        suite_metric(value, &of_suite);
+        if (of_suite == shown) json_object_foreach(json_object_get(value, "published"), who, score) json_object_set(published, who, score);   // an accuracy is nothing to put beside an MCC
     }
-    if (json_is_string(json_object_get(of_suite, "metric"))) metric_find(json_string_value(json_object_get(of_suite, "metric")), &shown);
     json_object_set_new(j, "title", json_string(t->title));
     json_object_set_new(j, "suites", names);
-    json_object_foreach(json_object_get(t->json, "suites"), name, value) if (json_object_get(value, "category")) json_object_set(j, "category", json_object_get(value, "category"));
+    const json_t *board = task_category(t);
+    if (board) {   // of the leaderboard, by its metric; an MCC as it has it, (x + 1) / 2
+        Metric m = t->metric;
+        suite_metric(board, &m);
+        const Score *s = scores_find(&scores, score_name(m, x.pixiu));
+        json_object_set(j, "category", json_object_get(board, "category"));
+        json_object_set_new(j, "category_score", json_finite(!s ? NAN : m == METRIC_MCC ? (s->e.value + 1) / 2 : s->e.value));
+    }
     json_object_set_new(j, "capability", json_string(t->capability));
     json_object_set_new(j, "novelty", json_string(t->novelty));
     json_object_set_new(j, "domain", json_string(t->domain));
@@ -590,6 +609,7 @@ FN json_t *task_metrics(const Task *t, const Doc *docs, const Sample *samples, i
     json_object_set_new(j, "low", json_finite(e.low));
     json_object_set_new(j, "high", json_finite(e.high));
     json_object_set_new(j, "higher_is_better", json_boolean(metric_higher_is_better(shown)));
+    json_object_set_new(j, "share", json_boolean(shown != METRIC_RMSE && !(shown == METRIC_JUDGE && isfinite(t->high))));   // of 1: shown in per cent; else in a unit of its own
     for (int i = 0; i < scores.n; i++) json_object_set_new(metrics, scores.items[i].name, estimate_json(scores.items[i].e));
     json_object_set_new(j, "metrics", metrics);
     json_object_set_new(j, "baselines", json_pack("{s:o, s:o}", "majority", json_finite(s ? s->majority : NAN), "random", json_finite(s ? s->random : NAN)));

@@ -518,6 +518,42 @@ static void rows_of_others(void **state) {
     }
 }
 
+// The leaderboard counts an MCC from 0 to 1, whatever metric is shown; what is published is put beside the same metric only
+static void suites_and_units(void **state) {
+    (void)state;
+    static const struct { const char *task, *suite, *metric; double score, category; bool published, share; } want[] = {
+        {"german", "fineval", "acc", 1.0 / 3, 0.25, true, true}, {"german", "OpenFinLLM", "mcc", -0.5, 0.25, false, true}, {"german", NULL, "mcc", -0.5, 0.25, false, true}, {"polish", NULL, "mcc", -0.5, 0.25, true, true},
+        {"tsa", "openfinllm", "rmse", 0.25, 0.25, false, false}, {"mt-bench", "fineval", "judge", NAN, NAN, true, false}, {"financebench", "fineval", "judge", NAN, NAN, true, true}};
+    static const char good[] = "{\"output\":\"good\",\"gold\":\"good\"}\n{\"output\":\"bad\",\"gold\":\"good\"}\n{\"output\":\"good\",\"gold\":\"bad\"}",
+        yes[] = "{\"output\":\"yes\",\"gold\":\"yes\"}\n{\"output\":\"no\",\"gold\":\"yes\"}\n{\"output\":\"yes\",\"gold\":\"no\"}", number[] = "{\"output\":\"0.5\",\"gold\":0.25}";
+    ScoreOptions o = score_options_default();
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        Error e;
+        Task t;
+        PredictionReader r;
+        BadRows bad = {"", true, 0};
+        char *path = xprintf("data/tasks/%s.json", want[i].task);
+        must(task_load(path, &t, &e), &e);
+        memset(&r, 0, sizeof r);
+        r.task = &t;
+        const char *rows = t.extract == EXTRACT_LABEL && strcmp(t.name, "german") == 0 ? good : t.extract == EXTRACT_LABEL ? yes : number;
+        put("rows.jsonl", rows, (int64_t)strlen(rows));
+        must(rows_each(in("rows.jsonl"), prediction_row, &r, &bad, &e), &e);
+        Sample *s = (Sample *)xcalloc(r.n, sizeof(Sample));
+        for (int64_t k = 0; k < r.n; k++) sample_score(&t, &r.docs[k], r.outputs[k], false, &o, &s[k]);
+        json_t *j = task_metrics(&t, r.docs, s, r.n, 0, &o, want[i].suite);
+        const json_t *score = json_object_get(j, "score"), *category = json_object_get(j, "category_score");
+        bool same = strcmp(json_string_value(json_object_get(j, "metric")), want[i].metric) == 0 && (isnan(want[i].score) ? json_is_null(score) : fabs(json_number_value(score) - want[i].score) < 1e-12);
+        same = same && (isnan(want[i].category) ? !category : fabs(json_number_value(category) - want[i].category) < 1e-12) && (json_object_size(json_object_get(j, "published")) > 0) == want[i].published && json_is_true(json_object_get(j, "share")) == want[i].share;
+        if (!same) fail_msg("%s by %s: %s", want[i].task, want[i].suite ? want[i].suite : "its own", json_dumps(j, 0));
+        json_decref(j);
+        samples_free(s, r.n);
+        prediction_reader_free(&r);
+        task_free(&t);
+        free(path);
+    }
+}
+
 // ---- damage
 
 static const char *const seeds[][2] = {   // task, a data row that is also a prediction
@@ -722,6 +758,6 @@ int main(int argc, char **argv) {   // test_eval_score fuzz N 2> FILE: so many r
         return teardown(NULL);
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(reads_by_hand), cmocka_unit_test(classes_by_hand), cmocka_unit_test(others_by_hand), cmocka_unit_test(like_the_harness), cmocka_unit_test(choices_by_likelihood),
-        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(rows_of_others), cmocka_unit_test(damaged)};
+        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(rows_of_others), cmocka_unit_test(suites_and_units), cmocka_unit_test(damaged)};
     return cmocka_run_group_tests(tests, one_thread, teardown);
 }
