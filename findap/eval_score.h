@@ -238,7 +238,6 @@ FN void sample_score_choices(const Task *t, const Doc *d, const double *logps, c
     if (t->request == REQUEST_CHOICES) out->value[METRIC_ACC_NORM] = best_norm >= 0 && best_norm == d->gold;
     if (best >= 0) out->answer = text_copy(d->choices[best]);
 }
-FN void sample_set_judge(Sample *s, double value) { s->value[METRIC_JUDGE] = value; s->outcome = isnan(value) ? OUTCOME_MISSING : OUTCOME_ANSWERED; }
 
 FN json_t *sample_json(const Task *t, const Doc *d, const Sample *s, int64_t row, Text output) {
     json_t *j = json_object(), *value = json_object();
