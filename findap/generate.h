@@ -18,6 +18,7 @@
 #include "chat.h"        // defines: chat_definitions, ChatTemplate
 #include "flags.h"       // defines: StringList
 #include "model.h"       // defines: Call, PAGE_TOKENS, model_generate_forward, model_sample
+#include "text.h"        // defines: text_trim
 #include "tokenizer.h"   // defines: tokenizer_decode
 
 typedef enum { FINISH_NOT_YET, FINISH_STOP, FINISH_LENGTH, FINISH_STOP_STRING, FINISH_SCORED, NUM_FINISHES } Finish;
