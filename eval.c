@@ -6,8 +6,8 @@
 //     eval judge                                                ratings of answers that no metric reads, by another model
 //     eval compare | report | scaling | overlap                 of two runs; of all runs, as one page; of a series of runs; of training texts and test rows
 //
-// A task is a file (data/tasks/NAME.json): its prompt, how an answer is read, which number counts. What each part does stands in its header: eval_task.h, eval_extract.h,
-// eval_score.h (and metrics.h, rouge.h, stats.h), eval_ask.h, eval_run.h, eval_judge.h, eval_report.h, eval_compare.h, eval_overlap.h.
+// A task is a file (data/tasks/NAME.json): its prompt, how an answer is read, which number counts. What each part does stands in its header: eval_task.h, eval_doc.h, eval_extract.h,
+// eval_score.h (and metrics.h, rouge.h, stats.h), eval_predictions.h, eval_ask.h, eval_run.h, eval_judge.h, eval_report.h, eval_compare.h, eval_overlap.h.
 //
 // Compiled twice: as CUDA over train_findap.cu (eval), as C over the CPU reference (eval_cpu).
 #define FINDAP_LIBRARY          // the model, without its main()
@@ -19,6 +19,7 @@
 #include "findap/eval_compare.h"  // defines: eval_compare_main
 #include "findap/eval_judge.h"    // defines: eval_judge_main
 #include "findap/eval_overlap.h"  // defines: eval_overlap_main
+#include "findap/eval_predictions.h" // defines: eval_score_main
 #include "findap/eval_report.h"   // defines: eval_report_main
 #include "findap/eval_run.h"      // defines: EvalRun, eval_run
 #include "findap/eval_scaling.h"  // defines: eval_scaling_main

@@ -271,7 +271,7 @@ def changed(text):
     return " ".join(words)
 
 
-TYPES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+TYPES = ["rouge1", "rouge2", "rougeL"]
 SCORERS = [rouge_scorer.RougeScorer(TYPES, use_stemmer=s) for s in (False, True)]
 
 
@@ -294,7 +294,7 @@ def random_match():
                   "Straße", "STRASSE", "yes, no", "yes no", "U.S.", "us", ".5", "5", "net income; 5.", "Net  Income; 5", "ａ", "a"])
     b = R.choice([a, a.upper(), a + R.choice([".", " ", "!", "\n"]), " " + a, random_match.pool[R.randrange(len(random_match.pool))]])
     random_match.pool.append(a)
-    return {"a": a, "b": b, "exact": a.strip() == b.strip(), "normalised": normalised(a) == normalised(b)}
+    return {"a": a, "b": b, "normalised": normalised(a) == normalised(b)}
 
 
 random_match.pool = ["x"]

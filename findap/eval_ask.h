@@ -354,6 +354,9 @@ FN bool eval_prepare(EvalRun *v, TaskRun *t, Error *e) {
     t->stops = v->run.stops;
     t->stops.strings.items = o->pixiu ? NULL : task->stop;
     t->stops.strings.n = o->pixiu ? 0 : task->num_stop;
+    // A base model, without a template, answers "positive" and goes on with a text and a question of its own: what it was asked for is one line, and there it is stopped
+    bool one_line = task->extract == EXTRACT_LABEL || task->extract == EXTRACT_LETTER || task->extract == EXTRACT_NUMBER || task->extract == EXTRACT_FLOAT;
+    t->stops.at_line_end = o->no_template && !o->pixiu && !t->cot && one_line && task->num_stop == 0;
     if (!docs_load(task, t->data, t->cot, o->limit, (uint64_t)o->a.seed, o->strict, &t->docs, &t->n, &t->bad, e)) return false;
     if (t->shots_wanted && !eval_load_shots(v, t, e)) return false;
     t->items = (Item *)xcalloc(t->n, sizeof(Item));

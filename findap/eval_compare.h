@@ -9,6 +9,7 @@
 #define FINDAP_EVAL_COMPARE_H
 #include "eval_results.h"   // defines: RunResult, TaskResult
 #include "flags.h"          // defines: Flag, StringList
+#include "log.h"            // defines: json_finite
 #include "stats.h"          // defines: Difference, paired_sums, paired_cells, mcnemar
 
 // ---- samples_<task>.jsonl
@@ -220,7 +221,7 @@ FN bool compare_task(const RunResult *A, const TaskResult *a, const RunResult *B
     if (*a->data_hash && *b->data_hash && strcmp(a->data_hash, b->data_hash) != 0)
         return fail(e, "task \"%s\": the data differ: %.32s in %s, %.32s in %s ---> run both on the same file", a->id, a->data_hash, A->dir, b->data_hash, B->dir);
     if (!compare_score(a, metric, &sa, e) || !compare_score(b, metric, &sb, e)) return false;
-    c->unit = strcmp(metric, "rmse") == 0 || fabs(sa.value) > 1 || fabs(sb.value) > 1 ? 1 : 100;
+    c->unit = strcmp(metric, a->metric) != 0 ? strcmp(metric, "rmse") == 0 ? 1 : 100 : task_unit(a) == 1 || task_unit(b) == 1 ? 1 : 100;
     c->n = a->n < b->n ? a->n : b->n;
     compare_unpaired(c, &sa, &sb);
     if (!rows) return true;
@@ -330,8 +331,7 @@ FN ComparedGroup compared_group(const Comparisons *c, int run, bool general) {
     return g;
 }
 
-FN json_t *json_known(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-FN void set_known(json_t *j, const char *key, double x) { json_object_set_new(j, key, json_known(x)); }
+FN void set_known(json_t *j, const char *key, double x) { json_object_set_new(j, key, json_finite(x)); }
 
 FN json_t *comparisons_json(const Comparisons *c) {
     json_t *runs = json_array(), *tasks = json_array(), *groups = json_array();

@@ -9,7 +9,7 @@
 // Kinds that score in parts (entities, tags, relations, summaries) are read as far as they go, also when cut off; the outcome still says truncated.
 #ifndef FINDAP_EVAL_EXTRACT_H
 #define FINDAP_EVAL_EXTRACT_H
-#include "eval_task.h"   // defines: Task, Doc
+#include "eval_doc.h"    // defines: Task, Doc, tag_good
 #include "verify.h"      // defines: Number, number_of, label_of, anchor_next, result_text
 
 #define EXTRACTOR_VERSION "findap-extract-1"
@@ -551,13 +551,33 @@ FN TextList entities_project(Entity *entities, int num, const Text *tokens, int 
     return tags;
 }
 
-// "token:LABEL" lines, in the order of the tokens; those that are left out are O. *read: how many lines were of that form
+// Tags one behind the other, however they are set apart; empty where anything else is there too. The texts are borrowed
+FN TextList tags_bare(Text t) {
+    TextList tags = {NULL, 0, NULL, 0};
+    for (int64_t i = 0; i < t.length;) {
+        int64_t begin = i;
+        while (i < t.length && !(t.data[i] && strchr(" \t\r\n,;[]\"'", t.data[i]))) i++;
+        if (i > begin && !tag_good(text_slice(t, begin, i))) { text_list_free(&tags); return tags; }
+        if (i > begin) text_list_add(&tags, text_slice(t, begin, i));
+        i += i == begin;
+    }
+    return tags;
+}
+// "token:LABEL" lines, in the order of the tokens; those that are left out are O. A tag for each token and nothing else is read, too. *read: how many were there.
+// An empty token is one that is not known: the next line is about it
 FN TextList tags_read(const Task *t, Text answer, const Text *tokens, int n, int *read) {
     TextList tags = {NULL, 0, NULL, 0};
     int next = 0;
     *read = 0;
     for (int i = 0; i < n; i++) text_list_add(&tags, text_of("O"));
-    for (int64_t at = 0; at < answer.length && next < n;) {
+    TextList bare = tags_bare(answer);
+    for (int i = 0; bare.n == n && i < n; i++) {
+        int known = label_find(t->choices, t->num_choices, bare.items[i]);
+        if (known >= 0 || t->num_choices == 0) tags.items[i] = known >= 0 ? t->choices[known] : text_list_own(&tags, text_copy(bare.items[i]), bare.items[i].length);
+        ++*read;
+    }
+    text_list_free(&bare);
+    for (int64_t at = 0; *read < n && at < answer.length && next < n;) {
         Text line = text_trim(text_line(answer, &at));
         int64_t colon = line.length - 1;
         while (colon > 0 && line.data[colon] != ':') colon--;
@@ -567,7 +587,7 @@ FN TextList tags_read(const Task *t, Text answer, const Text *tokens, int n, int
         if (known >= 0) label = t->choices[known];
         if (t->num_choices ? known < 0 : !tag_good(label)) continue;
         ++*read;
-        while (i < n && i < next + 10 && !text_equal(tokens[i], word)) i++;   // some lines may be missing
+        while (i < n && i < next + 10 && tokens[i].length && !text_equal(tokens[i], word)) i++;   // some lines may be missing
         if (i == n || i == next + 10) continue;
         tags.items[i] = text_list_own(&tags, text_copy(label), label.length);
         next = i + 1;

@@ -8,7 +8,7 @@
 // read, is counted and left out of the mean.
 #ifndef FINDAP_EVAL_JUDGE_H
 #define FINDAP_EVAL_JUDGE_H
-#include "eval_run.h"   // defines: task_data, group_add
+#include "eval_run.h"   // defines: task_data, eval_groups
 #include "reward.h"     // defines: reply_find, judge_parse_json
 
 enum { JUDGE_RATE, JUDGE_CORRECT, JUDGE_PREFER, NUM_JUDGES };
@@ -169,6 +169,7 @@ FN bool judge_write(const JudgeRun *v, Estimate x, Error *e) {
         json_object_foreach(e_json, key, value) json_object_set(task, strcmp(key, "value") == 0 ? "score" : key, value);
         if (!json_is_object(json_object_get(task, "metrics"))) json_object_set_new(task, "metrics", json_object());
         json_object_set_new(json_object_get(task, "metrics"), "judge", e_json);
+        json_object_set_new(j, "groups", eval_groups(json_object_get(j, "tasks")));
         char *text = json_dumps(j, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
         CHECK(text);
         ok = write_file(path, text, (int64_t)strlen(text), e);

@@ -11,7 +11,7 @@
 // Rows that are tables in words ("The state of Purpose is radio. The state of ..") are made of the same phrases, and share windows by chance: of these, look at "mostly".
 #ifndef FINDAP_EVAL_OVERLAP_H
 #define FINDAP_EVAL_OVERLAP_H
-#include "eval_task.h"   // defines: rows_each, BadRows
+#include "eval_doc.h"    // defines: rows_each, BadRows
 #include "shard.h"       // defines: shard_open, shard_list
 #include "tokenizer.h"   // defines: tokenizer_load, tokenizer_decode
 

@@ -13,7 +13,7 @@
 typedef struct {
     const char *id, *title, *metric, *domain, *novelty, *capability, *mode, *data_hash, *task_hash;   // borrowed from json; hashes "" where they are not known
     const json_t *json, *metrics, *published, *outcomes;   // objects, or NULL
-    bool higher_is_better, general;
+    bool higher_is_better, general, share;   // share: of 1, shown in per cent; else in a unit of its own
     int64_t n, bad_rows, shots, version;
     Estimate score;
     double majority, random, overlength;
@@ -32,8 +32,9 @@ typedef struct {
     int64_t n;
 } RunResult;
 
+FN void task_result_free(TaskResult *t) { free(t->confusion); free(t->lengths); free(t->edges); }
 FN void run_result_free(RunResult *r) {
-    for (int64_t i = 0; i < r->n; i++) { free(r->tasks[i].confusion); free(r->tasks[i].lengths); free(r->tasks[i].edges); }
+    for (int64_t i = 0; i < r->n; i++) task_result_free(&r->tasks[i]);
     free(r->tasks); free(r->dir); free(r->label);
     json_decref(r->json);
     memset(r, 0, sizeof *r);
@@ -124,6 +125,8 @@ FN bool task_result_read(const char *id, const json_t *j, const char *where, Tas
               task_confusion_read(t, where, e) && task_lengths_read(t, where, e);
     t->higher_is_better = higher;
     t->general = strcmp(t->domain, "general") == 0;
+    t->share = ok && strcmp(t->metric, "rmse") != 0 && !(fabs(t->score.value) > 1);
+    ok = ok && json_get_bool(j, "share", where, false, &t->share, e);
     const char *key;
     json_t *value;
     if (ok && t->metrics) json_object_foreach((json_t *)t->metrics, key, value) {
@@ -203,7 +206,7 @@ FN const TaskResult *task_result_find(const RunResult *r, const char *id) {
 
 // ---- how numbers are shown: shares in per cent, what has a unit of its own (an RMSE, a rating from 1 to 10) as it is
 
-FN double task_unit(const TaskResult *t) { return strcmp(t->metric, "rmse") == 0 || fabs(t->score.value) > 1 ? 1 : 100; }
+FN double task_unit(const TaskResult *t) { return t->share ? 100 : 1; }
 FN void number_text(char *out, size_t size, double x, int digits, bool sign) {   // "-" where it is not known
     if (!isfinite(x)) { snprintf(out, size, "-"); return; }
     snprintf(out, size, sign ? "%+.*f" : "%.*f", digits, x);
@@ -220,15 +223,36 @@ FN NumberText shown_p(double p) {
 
 // ---- the table of lm-evaluation-harness, with what a score must be seen beside: how many rows, and what no model at all would get
 
+// How many answers could not be used, where that is more than one in twenty: such a score says as much about the asking as about the model
+#define OUTCOMES_WORTH_SAYING 0.05
+FN bool outcomes_note(const TaskResult *t, char *out, size_t size) {   // "31.2 % truncated, 6.0 % missing"
+    const char *name;
+    json_t *count;
+    size_t n = 0;
+    out[0] = 0;
+    if (t->outcomes) json_object_foreach((json_t *)t->outcomes, name, count) {
+        double share = t->n ? json_number_value(count) / (double)t->n : 0;
+        if (strcmp(name, "answered") == 0 || !(share > OUTCOMES_WORTH_SAYING) || n >= size) continue;
+        n += (size_t)snprintf(out + n, size - n, "%s%.1f %% %.32s", n ? ", " : "", 100 * share, name);
+    }
+    return n > 0;
+}
+
+// A task's own metric, and of the others those that people look for beside it; all of them are in results.json
+FN bool metric_beside(const TaskResult *k, const char *metric, double value) {
+    static const char *const beside[] = {"acc", "weighted_f1", "f1", "entity_f1"};
+    for (int i = 0; i < 4; i++) if (strcmp(metric, beside[i]) == 0) return strcmp(metric, k->metric) != 0 && value != k->score.value;
+    return false;
+}
 FN void result_row(TextTable *t, const TaskResult *k, const char *metric, const Estimate *s, bool first) {
-    double unit = first || strcmp(metric, "rmse") == 0 ? task_unit(k) : 100;
-    if (strcmp(metric, "rmse") == 0) unit = 1;
-    bool down = first ? !k->higher_is_better : strcmp(metric, "rmse") == 0;
+    const double unit = first ? task_unit(k) : 100;
+    const char *mode = *k->mode ? k->mode : "none";
     table_cell(t, "%s", first ? k->id : "");
-    if (first) { table_cell(t, "%" PRId64, k->version); table_cell(t, "%s", *k->mode ? k->mode : "none"); table_cell(t, "%" PRId64, k->shots); }
-    else { table_cell(t, " "); table_cell(t, "%s", *k->mode ? k->mode : "none"); table_cell(t, " "); }
+    if (first) table_cell(t, "%" PRId64, k->version); else table_cell(t, " ");
+    table_cell(t, "%s", mode);
+    if (first) table_cell(t, "%" PRId64, k->shots); else table_cell(t, " ");
     table_cell(t, "%s", metric);
-    table_cell(t, "%s", down ? "\xE2\x86\x93" : "\xE2\x86\x91");
+    table_cell(t, "%s", first && !k->higher_is_better ? "\xE2\x86\x93" : "\xE2\x86\x91");
     table_cell(t, "%s", shown(s->value * unit, unit == 1 ? 4 : 2).text);
     table_cell(t, "\xC2\xB1");
     table_cell(t, "%s", shown(s->error * unit, unit == 1 ? 4 : 2).text);
@@ -253,7 +277,7 @@ FN bool results_print(json_t *results, const char *where, FILE *f, Error *e) {
         json_t *value;
         if (k->metrics) json_object_foreach((json_t *)k->metrics, key, value) {
             Estimate s;
-            if (strcmp(key, k->metric) != 0 && scored_read(value, "value", where, &s, e)) result_row(&t, k, key, &s, false);
+            if (scored_read(value, "value", where, &s, e) && metric_beside(k, key, s.value)) result_row(&t, k, key, &s, false);
         }
     }
     if (ok) table_print(&t, f);
@@ -274,7 +298,14 @@ FN bool results_print(json_t *results, const char *where, FILE *f, Error *e) {
         fputc('\n', f);
         if (ok) table_print(&g, f);
     }
-    if (ok) fputs("values x 100, but rmse and ratings as they are; majority: the most frequent answer each time; random: guessing\n", f);
+    if (ok) fputs("values x 100, but rmse and ratings as they are; majority: the most frequent answer each time; random: guessing; further metrics: results.json\n", f);
+    bool any = false;
+    char note[512];
+    for (int64_t i = 0; ok && i < r.n; i++) if (outcomes_note(&r.tasks[i], note, sizeof note)) {
+        fprintf(f, "%s%s: %s\n", any ? "" : "outputs that were cut off or could not be read:\n", r.tasks[i].id, note);
+        any = true;
+    }
+    if (any) fputs("---> truncated: more --max-new or --context, and does the model end its turns (--template)? missing, ambiguous, empty: see \"output\" in samples_TASK.jsonl\n", f);
     table_free(&t);
     table_free(&g);
     run_result_free(&r);

@@ -8,6 +8,7 @@
 #ifndef FINDAP_EVAL_RUN_H
 #define FINDAP_EVAL_RUN_H
 #include "eval_ask.h"     // defines: EvalRun, TaskRun, eval_prepare, eval_room
+#include "eval_results.h" // defines: task_result_read, outcomes_note
 
 // ---------------------------------------------------------------------------------------------------------------
 // the run of a task: hooks of answers.h
@@ -172,7 +173,9 @@ FN json_t *eval_entry(const EvalRun *v, const TaskRun *t, const json_t *before, 
     bool judged = before && fresh == 0 && task->extract == EXTRACT_JUDGE && json_is_number(json_object_get(before, "score"));
     for (int k = 0; k < 4 && judged; k++) json_object_set(j, rated[k], json_object_get(before, rated[k]));
     if (judged) json_object_set(json_object_get(j, "metrics"), "judge", json_object_get(json_object_get(before, "metrics"), "judge"));
-    if (json_object_get(j, "metrics")) eval_add_norms(t, json_object_get(j, "metrics"));
+    eval_add_norms(t, json_object_get(j, "metrics"));
+    const char *asked = json_string_value(json_object_get(task_category(task), "mode"));
+    if (!v->o->pixiu && asked && strcmp(asked, t->cot ? "cot" : "direct") != 0) json_object_del(j, "category_score");   // the leaderboard asks otherwise
     return j;
 }
 
@@ -183,21 +186,21 @@ FN void group_add(json_t *groups, const char *name, double score) {
     json_object_set_new(g, "mean", json_real((mean * n + score) / (n + 1)));
     json_object_set_new(g, "tasks", json_integer((json_int_t)n + 1));
 }
-// plain means over tasks whose score is better when higher: of a domain and novelty, of a capability, of a leaderboard's category
+// Plain means, of what there is: over a domain and novelty and over a capability those of shares, whose scores are better when higher; and as the leaderboard has it, over its categories
+// and all of its tasks, by its metrics: MCC from 0 to 1, an RMSE among them as it is.
 FN json_t *eval_groups(const json_t *tasks) {
-    json_t *groups = json_object();
+    json_t *groups = json_object(), *t;
     const char *name;
-    json_t *t;
     json_object_foreach((json_t *)tasks, name, t) {
         static const char *const keys[] = {"domain", "novelty", "capability", "category"};
         const char *x[4];
-        const json_t *score = json_object_get(t, "score");
+        const json_t *score = json_object_get(t, "score"), *listed = json_object_get(t, "category_score");
         for (int k = 0; k < 4; k++) { x[k] = json_string_value(json_object_get(t, keys[k])); if (!x[k]) x[k] = ""; }
-        if (!json_is_number(score) || json_is_false(json_object_get(t, "higher_is_better"))) continue;
-        char *group[3] = {xprintf("%s %s", x[0], x[1]), xprintf("capability %s", x[2]), xprintf("category %s", x[3])};
-        if (*x[0] && *x[1]) group_add(groups, group[0], json_number_value(score));
-        if (*x[2]) group_add(groups, group[1], json_number_value(score));
-        if (*x[3]) group_add(groups, group[2], json_number_value(score));
+        char *group[3] = {xprintf("%s %s", x[0], x[1]), xprintf("capability %s", x[2]), xprintf("leaderboard %s", x[3])};
+        bool counts = json_is_number(score) && json_is_true(json_object_get(t, "share")) && !json_is_false(json_object_get(t, "higher_is_better"));
+        if (counts && *x[0] && *x[1]) group_add(groups, group[0], json_number_value(score));
+        if (counts && *x[2]) group_add(groups, group[1], json_number_value(score));
+        if (json_is_number(listed) && *x[3]) { group_add(groups, group[2], json_number_value(listed)); group_add(groups, "leaderboard average", json_number_value(listed)); }
         for (int k = 0; k < 3; k++) free(group[k]);
     }
     return groups;
@@ -285,8 +288,8 @@ FN bool eval_task(EvalRun *v, TaskRun *t, bool *on, Error *e) {
     s->file.had = eval_had; s->file.row_key = "row";
     v->now = t;
     Hash h[3] = {t->task->hash, t->prompts, t->shots_hash};
-    json_t *identity = json_pack("{s:s,s:s,s:s,s:s,s:s,s:b,s:I,s:s,s:I,s:I,s:b}", "format", "findap-eval-samples-1", "task", t->task->name, "task_hash", t->task->hash.hex, "prompts_hash", t->prompts.hex, "mode", t->cot ? "cot" : "direct",
-                                 "template", !o->no_template, "shots", (json_int_t)t->shots_wanted, "shots_hash", t->shots_hash.hex, "limit", (json_int_t)o->limit, "context", (json_int_t)eval_context(v), "pixiu_compat", o->pixiu);
+    json_t *identity = json_pack("{s:s,s:s,s:s,s:s,s:s,s:b,s:I,s:s,s:I,s:I,s:b,s:b}", "format", "findap-eval-samples-1", "task", t->task->name, "task_hash", t->task->hash.hex, "prompts_hash", t->prompts.hex, "mode", t->cot ? "cot" : "direct",
+                                 "template", !o->no_template, "shots", (json_int_t)t->shots_wanted, "shots_hash", t->shots_hash.hex, "limit", (json_int_t)o->limit, "context", (json_int_t)eval_context(v), "pixiu_compat", o->pixiu, "stop_at_line_end", t->stops.at_line_end);
     CHECK(identity);
     if (!comm_same(&s->comm, h, (int64_t)sizeof h, e)) { json_decref(identity); *on = false; return false; }
     bool ok = run_answers(s, identity, e);
@@ -300,8 +303,12 @@ FN bool eval_task(EvalRun *v, TaskRun *t, bool *on, Error *e) {
         json_t *tasks = json_object_get(v->results, "tasks"), *entry = eval_entry(v, t, json_object_get(tasks, t->task->name), e);
         ok = *on = entry != NULL;
         if (ok && !o->a.quiet) {
-            const json_t *score = json_object_get(entry, "score"), *error = json_object_get(entry, "stderr");
-            fprintf(stderr, "%s: %s %.4f +- %.4f, %" PRId64 " rows", t->task->name, json_string_value(json_object_get(entry, "metric")), json_is_number(score) ? json_number_value(score) : NAN, json_is_number(error) ? json_number_value(error) : NAN, t->n);
+            TaskResult x;
+            Error inner;
+            char notes[512] = "";
+            if (task_result_read(t->task->name, entry, t->task->name, &x, &inner)) outcomes_note(&x, notes, sizeof notes);
+            fprintf(stderr, "%s: %s %s +- %s, %" PRId64 " rows%s%s", t->task->name, x.metric, shown(x.score.value, 4).text, shown(x.score.error, 4).text, t->n, *notes ? ", " : "", notes);
+            task_result_free(&x);
             if (t->n > s->file.resumed) fprintf(stderr, ", %" PRId64 " new ones in %.1f s, %.1f rows/s, %.1f new tok/s", t->n - s->file.resumed, s->seconds, (double)(t->n - s->file.resumed) / s->seconds, (double)s->new_tokens / s->seconds);
             fputc('\n', stderr);
         }
@@ -322,26 +329,31 @@ FN bool eval_complain(EvalRun *v, const Error *e, Error *out) {   // what is wro
     return true;
 }
 
+// A second rank has nothing to add to what docs_load says of bad rows
+FN int silence_begin(const Run *s) {
+    int keep = s->comm.rank == 0 ? -1 : dup(2), nowhere = keep < 0 ? -1 : open("/dev/null", O_WRONLY);
+    if (nowhere >= 0) { dup2(nowhere, 2); close(nowhere); }
+    return keep;
+}
+FN void silence_end(int keep) { if (keep >= 0) { dup2(keep, 2); close(keep); } }
+
 // The tasks that were asked for; those whose data is not there are named and left out
 FN bool eval_find_tasks(EvalRun *v, Error *e) {
     const EvalOptions *o = v->o;
     char *standard = o->tasks_dir ? NULL : tasks_directory();
+    const char *dir = o->tasks_dir ? o->tasks_dir : standard;
     Buffer without = {NULL, 0, 0};
-    bool ok = true;
+    TaskList all = {NULL, 0};
+    bool ok = true, needs_dir = false;
+    for (int i = 0; i < o->tasks.n; i++) needs_dir = needs_dir || !is_json_path(o->tasks.items[i]);
+    int keep = silence_begin(&v->run);
+    if (needs_dir) ok = tasks_read(dir, &all, e);
+    silence_end(keep);
     for (int i = 0; ok && i < o->tasks.n; i++) {
-        StringList one = {&o->tasks.items[i], 1};
-        TaskList found = {NULL, 0};
         Error inner;
-        if (!tasks_find(o->tasks_dir ? o->tasks_dir : standard, &one, &found, &inner)) { ok = eval_complain(v, &inner, e); continue; }
-        v->list.items = (Task *)xrealloc(v->list.items, v->list.n + found.n, sizeof(Task));
-        for (int k = 0; k < found.n; k++) {
-            bool known = false;
-            for (int j = 0; j < v->list.n; j++) known = known || strcmp(v->list.items[j].name, found.items[k].name) == 0;
-            if (known) { task_free(&found.items[k]); continue; }
-            v->list.items[v->list.n++] = found.items[k];
-        }
-        free(found.items);
+        if (!tasks_take(&all, dir, o->tasks.items[i], &v->list, &inner)) ok = eval_complain(v, &inner, e);
     }
+    tasks_free(&all);
     free(standard);
     v->tasks = (TaskRun *)xcalloc(v->list.n, sizeof(TaskRun));
     for (int k = 0; ok && k < v->list.n; k++) {
@@ -370,14 +382,6 @@ FN bool eval_find_tasks(EvalRun *v, Error *e) {
     if (ok && v->num_tasks == 0) ok = fail(e, v->failed ? "no task is left that could be run" : "no data of any of the tasks is in %s ---> data/fineval.py makes it, or is --data another directory?", o->data);
     return ok;
 }
-
-// A second rank has nothing to add to what docs_load says of bad rows
-FN int silence_begin(const Run *s) {
-    int keep = s->comm.rank == 0 ? -1 : dup(2), nowhere = keep < 0 ? -1 : open("/dev/null", O_WRONLY);
-    if (nowhere >= 0) { dup2(nowhere, 2); close(nowhere); }
-    return keep;
-}
-FN void silence_end(int keep) { if (keep >= 0) { dup2(keep, 2); close(keep); } }
 
 FN bool eval_prepare_all(EvalRun *v, Error *e) {
     int kept = 0;

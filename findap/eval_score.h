@@ -1,5 +1,5 @@
 // eval_score.h: outputs against gold answers. sample_score makes of one output the facts about it (Sample), task_metrics makes of all of them the scores, each with its
-// standard error, its 95 % interval and, beside it, what one gets who always says the most frequent answer, or draws one. `eval score` does both for a file of outputs.
+// standard error, its 95 % interval and, beside it, what one gets who always says the most frequent answer, or draws one.
 //
 // A row without an answer is never right: in F1 it costs recall, in MCC it is a class of its own. A number that was not given costs as much as the worst one that could have
 // been given, where the task says what that is ("range"); else refusing would improve the RMSE. "rmse_answered" leaves such rows out.
@@ -71,11 +71,17 @@ FN Text doc_gold_sentences(const Doc *d, const uint8_t *chosen, Buffer *out) {  
     return text_make(out->data, out->len);
 }
 
-FN void score_number(const Doc *d, const Answer *a, Sample *out) {
+// Does an answer say what the gold one says? What is put around a result (quotes, $, a full stop) counts in neither, as it was taken off the answer; an output that is the gold answer
+// word for word is right whatever was read in it.
+FN bool answer_is(Text answer, Text output, Text gold) {
+    return exact_match_normalised(result_text(answer), result_text(gold)) || exact_match_normalised(output, text_trim(gold));
+}
+
+FN void score_number(const Doc *d, const Answer *a, Text output, Sample *out) {
     bool right[NUM_COMPARE] = {false}, answered = sample_has_answer(out), same = false;
     for (int i = 0; i < d->num_answers && answered; i++) {
         Number g;
-        bool number = number_of(d->answers[i], false, &g) == RESULT_ONE, equal = exact_match_normalised(a->text, d->answers[i]);
+        bool number = number_of(d->answers[i], false, &g) == RESULT_ONE, equal = answer_is(a->text, output, d->answers[i]);
         same = same || equal;
         for (int k = 0; k < NUM_COMPARE; k++) right[k] = right[k] || (number && !isnan(d->gold_number) ? number_matches((NumberCompare)k, a->number, g) : equal);
     }
@@ -86,6 +92,11 @@ FN void score_number(const Doc *d, const Answer *a, Sample *out) {
 
 FN void score_entities(const Task *t, const Doc *d, Text output, Sample *out) {
     int num = 0, gold_num = 0;
+    TextList bare = tags_bare(output);
+    if (d->num_labels && bare.n == d->num_labels) out->counts = score_tags(d->labels, &bare, d->num_labels);   // tags instead of entities
+    out->counted = d->num_labels && bare.n == d->num_labels;
+    text_list_free(&bare);
+    if (out->counted) return;
     Entity *said = entities_read(t, output, &num), *gold = NULL;
     if (num == 0 && out->outcome == OUTCOME_ANSWERED && !says_none(output)) out->outcome = OUTCOME_MISSING;
     if (d->num_labels == 0) gold = entities_read(t, d->answer, &gold_num);
@@ -161,7 +172,7 @@ FN void sample_score(const Task *t, const Doc *d, Text output, bool truncated, c
         score_label(a.outcome == OUTCOME_ANSWERED ? a.label : -1, out);
         if (out->pred >= 0) shown = d->choices[out->pred];
         break;
-    case EXTRACT_NUMBER: score_number(d, &a, out); break;
+    case EXTRACT_NUMBER: score_number(d, &a, text_trim(output), out); break;
     case EXTRACT_FLOAT:
         if (a.outcome == OUTCOME_ANSWERED) out->error = a.number.value - d->gold_number;
         else if (isfinite(t->low) && isfinite(t->high)) out->error = t->high - d->gold_number > d->gold_number - t->low ? t->high - d->gold_number : t->low - d->gold_number;
@@ -199,7 +210,7 @@ FN void sample_score(const Task *t, const Doc *d, Text output, bool truncated, c
     case EXTRACT_SUMMARY: score_rouge(d->answer, a.text, o->stemmer, out); shown = text_of(""); break;
     case EXTRACT_TEXT:
         out->value[METRIC_EM] = 0;
-        for (int i = 0; i < d->num_answers && a.outcome == OUTCOME_ANSWERED; i++) if (exact_match_normalised(a.text, d->answers[i])) out->value[METRIC_EM] = 1;
+        for (int i = 0; i < d->num_answers && a.outcome == OUTCOME_ANSWERED; i++) if (answer_is(a.text, text_trim(output), d->answers[i])) out->value[METRIC_EM] = 1;
         out->value[METRIC_ACC] = out->value[METRIC_EM];
         score_rouge(d->answer, a.text, o->stemmer, out);
         break;
@@ -227,7 +238,6 @@ FN void sample_score_choices(const Task *t, const Doc *d, const double *logps, c
     if (t->request == REQUEST_CHOICES) out->value[METRIC_ACC_NORM] = best_norm >= 0 && best_norm == d->gold;
     if (best >= 0) out->answer = text_copy(d->choices[best]);
 }
-FN void sample_set_judge(Sample *s, double value) { s->value[METRIC_JUDGE] = value; s->outcome = isnan(value) ? OUTCOME_MISSING : OUTCOME_ANSWERED; }
 
 FN json_t *sample_json(const Task *t, const Doc *d, const Sample *s, int64_t row, Text output) {
     json_t *j = json_object(), *value = json_object();
@@ -543,25 +553,44 @@ FN double overlength_ratio(const Sample *s, int64_t n) {
 }
 FN json_t *estimate_json(Estimate e) { return json_pack("{s:o, s:o, s:o, s:o}", "value", json_finite(e.value), "stderr", json_finite(e.error), "low", json_finite(e.low), "high", json_finite(e.high)); }
 
+FN void suite_metric(const json_t *suite, Metric *m) {   // stays as it is where the suite says nothing
+    const char *name = json_string_value(json_object_get(suite, "metric"));
+    if (name) metric_find(name, m);
+}
+FN const json_t *task_category(const Task *t) {   // the suite that is a leaderboard with categories, if there is one
+    const char *name;
+    json_t *value;
+    json_object_foreach(json_object_get(t->json, "suites"), name, value) if (json_object_get(value, "category")) return value;
+    return NULL;
+}
+
 // What results.json says of one task, times aside. suite: whose metric is shown (NULL: the task's own)
 FN json_t *task_metrics(const Task *t, const Doc *docs, const Sample *samples, int64_t n, int64_t bad_rows, const ScoreOptions *o, const char *suite) {
     Scored x = {t, docs, samples, n, o, o->pixiu && t->pixiu != PIXIU_NONE};
     Scores scores;
     scores.n = 0;
-    json_t *confusion = NULL, *j = json_object(), *metrics = json_object(), *names = json_array(), *of_suite = NULL, *published = json_object();
+    json_t *confusion = NULL, *j = json_object(), *metrics = json_object(), *names = json_array(), *published = json_object();
     const char *name, *who;
     json_t *value, *score;
     Metric shown = t->metric;
     if (n > 0) scores_compute(&x, &scores, &confusion);
+    if (suite) suite_metric(task_suite(t, suite), &shown);
     json_object_foreach(json_object_get(t->json, "suites"), name, value) {
+        Metric of_suite = t->metric;
         json_array_append_new(names, json_string(name));
-        if (suite && strcmp(suite, name) == 0) of_suite = value;
-        json_object_foreach(json_object_get(value, "published"), who, score) json_object_set(published, who, score);
+        suite_metric(value, &of_suite);
+        if (of_suite == shown) json_object_foreach(json_object_get(value, "published"), who, score) json_object_set(published, who, score);   // an accuracy is nothing to put beside an MCC
     }
-    if (json_is_string(json_object_get(of_suite, "metric"))) metric_find(json_string_value(json_object_get(of_suite, "metric")), &shown);
     json_object_set_new(j, "title", json_string(t->title));
     json_object_set_new(j, "suites", names);
-    json_object_foreach(json_object_get(t->json, "suites"), name, value) if (json_object_get(value, "category")) json_object_set(j, "category", json_object_get(value, "category"));
+    const json_t *board = task_category(t);
+    if (board) {   // of the leaderboard, by its metric; an MCC as it has it, (x + 1) / 2
+        Metric m = t->metric;
+        suite_metric(board, &m);
+        const Score *s = scores_find(&scores, score_name(m, x.pixiu));
+        json_object_set(j, "category", json_object_get(board, "category"));
+        json_object_set_new(j, "category_score", json_finite(!s ? NAN : m == METRIC_MCC ? (s->e.value + 1) / 2 : s->e.value));
+    }
     json_object_set_new(j, "capability", json_string(t->capability));
     json_object_set_new(j, "novelty", json_string(t->novelty));
     json_object_set_new(j, "domain", json_string(t->domain));
@@ -579,6 +608,7 @@ FN json_t *task_metrics(const Task *t, const Doc *docs, const Sample *samples, i
     json_object_set_new(j, "low", json_finite(e.low));
     json_object_set_new(j, "high", json_finite(e.high));
     json_object_set_new(j, "higher_is_better", json_boolean(metric_higher_is_better(shown)));
+    json_object_set_new(j, "share", json_boolean(shown != METRIC_RMSE && !(shown == METRIC_JUDGE && isfinite(t->high))));   // of 1: shown in per cent; else in a unit of its own
     for (int i = 0; i < scores.n; i++) json_object_set_new(metrics, scores.items[i].name, estimate_json(scores.items[i].e));
     json_object_set_new(j, "metrics", metrics);
     json_object_set_new(j, "baselines", json_pack("{s:o, s:o}", "majority", json_finite(s ? s->majority : NAN), "random", json_finite(s ? s->random : NAN)));
@@ -590,168 +620,6 @@ FN json_t *task_metrics(const Task *t, const Doc *docs, const Sample *samples, i
     json_object_set_new(j, "task_hash", json_string(t->hash.hex));
     json_object_set_new(j, "extractor", json_string(x.pixiu ? "pixiu" : EXTRACTOR_VERSION));
     return j;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// eval score
-
-typedef struct { const Task *task; IdSet ids; Doc *docs; Text *outputs; bool *truncated; int64_t *tokens; int64_t n, cap; bool letters_unknown; } PredictionReader;
-
-FN bool prediction_cut(json_t *row, const char *where, bool *cut, Error *e) {
-    const char *finish = NULL;
-    *cut = false;
-    if (!json_get_bool(row, "truncated", where, false, cut, e)) return false;
-    if (!json_get_bool(row, "reached_cap", where, false, cut, e) || !json_get_string(row, "finish", where, false, &finish, e)) return false;
-    *cut = *cut || (finish && (strcmp(finish, "length") == 0 || strcmp(finish, "cap") == 0));
-    return true;
-}
-// One row of a file of predictions: "output", and what is right under "gold", or as in a data row. Its "answer", beside a "gold", is what somebody read in the output
-FN bool prediction_row(void *user, json_t *row, const char *where, int64_t number, Error *e) {
-    PredictionReader *r = (PredictionReader *)user;
-    if (!json_is_object(row)) return fail(e, "%s: the row is %s, expected an object", where, json_type_name(row));
-    const json_t *output = json_object_get(row, "output"), *query = NULL;
-    if (!json_is_string(output)) return fail(e, "%s: \"output\" is %s, expected a string", where, json_type_name(output));
-    if (r->n == r->cap) {
-        r->cap = r->cap ? 2 * r->cap : 64;
-        r->docs = (Doc *)xrealloc(r->docs, r->cap, sizeof(Doc));
-        r->outputs = (Text *)xrealloc(r->outputs, r->cap, sizeof(Text));
-        r->truncated = (bool *)xrealloc(r->truncated, r->cap, sizeof(bool));
-        r->tokens = (int64_t *)xrealloc(r->tokens, r->cap, sizeof(int64_t));
-    }
-    Doc *d = &r->docs[r->n];
-    memset(d, 0, sizeof *d);
-    r->tokens[r->n] = -1;
-    if (!prediction_cut(row, where, &r->truncated[r->n], e)) return false;
-    if (json_is_integer(json_object_get(row, "tokens")) && !json_get_int(row, "tokens", where, false, 0, 1ll << 40, &r->tokens[r->n], e)) return false;
-    json_t *copy = json_copy(row);   // of the object only
-    const json_t *gold = json_at(row, r->task->fields[FIELD_GOLD]);
-    if (gold) json_object_del(copy, r->task->fields[FIELD_ANSWER]);
-    if (json_is_number(json_object_get(copy, "tokens"))) json_object_del(copy, "tokens");   // their number, in a record of eval
-    if (r->task->extract == EXTRACT_LETTER && r->task->num_choices == 0 && !json_at(row, r->task->fields[FIELD_CHOICES])) {   // which letters there are is not said
-        json_object_set_new(copy, r->task->fields[FIELD_CHOICES], json_pack("[s,s,s,s,s,s,s,s,s,s]", "A", "B", "C", "D", "E", "F", "G", "H", "I", "J"));
-        r->letters_unknown = true;
-    }
-    bool ok = doc_fill(r->task, copy, number, where, d, &query, e);
-    json_decref(copy);
-    if (ok && json_at(row, r->task->fields[FIELD_ID]) && !id_add(&r->ids, d->id)) ok = fail(e, "%s: the id \"%.*s\" is there twice", where, (int)(d->id.length < 64 ? d->id.length : 64), d->id.data);
-    if (!ok) { doc_free(d); return false; }
-    r->outputs[r->n++] = text_make(json_string_value(output), (int64_t)json_string_length(output));   // the copy has a reference of it
-    return true;
-}
-FN void prediction_reader_free(PredictionReader *r) {
-    docs_free(r->docs, r->n);
-    free(r->outputs); free(r->truncated); free(r->tokens); free(r->ids.slots);
-}
-
-FN json_t *score_line(const Task *t, json_t *full, int64_t missing, int64_t n) {   // flat: what `eval score` prints
-    json_t *j = json_object(), *errors = json_object(), *low = json_object(), *high = json_object(), *value;
-    const char *name;
-    json_object_set_new(j, "task", json_string(t->name));
-    json_object_set(j, "n", json_object_get(full, "n"));
-    json_object_set(j, "bad_rows", json_object_get(full, "bad_rows"));
-    json_object_foreach(json_object_get(full, "metrics"), name, value) {
-        json_object_set(j, name, json_object_get(value, "value"));
-        json_object_set(errors, name, json_object_get(value, "stderr"));
-        json_object_set(low, name, json_object_get(value, "low"));
-        json_object_set(high, name, json_object_get(value, "high"));
-    }
-    if (!json_object_get(j, "missing")) json_object_set_new(j, "missing", json_real((double)missing / (double)n));   // the share of rows without an answer
-    static const char *const kept[] = {"metric", "score", "baselines", "outcomes", "overlength_ratio", "confusion", "task_hash", "extractor"};
-    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) json_object_set(j, kept[i], json_object_get(full, kept[i]));
-    json_object_set_new(j, "stderr", errors);
-    json_object_set_new(j, "low", low);
-    json_object_set_new(j, "high", high);
-    return j;
-}
-
-FN bool score_records(const char *path, const Task *t, const PredictionReader *r, const Sample *samples, Error *e) {
-    AtomicFile f;
-    if (!atomic_open(&f, path, e)) return false;
-    bool ok = true;
-    for (int64_t i = 0; ok && i < r->n; i++) {
-        json_t *j = sample_json(t, &r->docs[i], &samples[i], r->docs[i].number, r->outputs[i]);
-        char *line = json_dumps(j, JSON_COMPACT);
-        CHECK(line);
-        ok = atomic_write(&f, line, (int64_t)strlen(line), e) && atomic_write(&f, "\n", 1, e);
-        free(line);
-        json_decref(j);
-    }
-    if (!ok) { atomic_abandon(&f); return false; }
-    return atomic_commit(&f, e);
-}
-
-FN bool score_file(const Task *t, const char *predictions, const char *records, const ScoreOptions *o, FILE *out, Error *e) {
-    PredictionReader r;
-    BadRows bad = {predictions, o->strict, 0};
-    memset(&r, 0, sizeof r);
-    r.task = t;
-    bool ok = score_options_check(t, o, e) && rows_each(predictions, prediction_row, &r, &bad, e);
-    bad_rows_end(&bad);
-    if (ok && r.n == 0) ok = fail(e, "%s: has no rows for task %s%s", predictions, t->name, bad.bad ? " that can be scored ---> see the lines above" : "");
-    int most = 1;
-    for (int64_t i = 0; i < r.n && r.letters_unknown; i++) most = r.docs[i].gold > most ? r.docs[i].gold : most;
-    for (int64_t i = 0; i < r.n && r.letters_unknown; i++) r.docs[i].num_choices = most + 1;   // as many as are ever right
-    Sample *samples = (Sample *)xcalloc(r.n, sizeof(Sample));
-    int64_t missing = 0, scored = ok ? r.n : 0;
-    for (int64_t i = 0; i < scored; i++) {
-        sample_score(t, &r.docs[i], r.outputs[i], r.truncated[i], o, &samples[i]);
-        samples[i].tokens = r.tokens[i];
-        missing += samples[i].outcome != OUTCOME_ANSWERED;
-    }
-    ok = ok && (!records || score_records(records, t, &r, samples, e));
-    if (ok) {
-        json_t *full = task_metrics(t, r.docs, samples, r.n, bad.bad, o, NULL), *line = score_line(t, full, missing, r.n);
-        char *text = json_dumps(line, JSON_COMPACT);
-        CHECK(text);
-        fprintf(out, "%s\n", text);
-        if (fflush(out) != 0) ok = fail(e, "standard output cannot be written: %s", strerror(errno));
-        free(text);
-        json_decref(full); json_decref(line);
-    }
-    samples_free(samples, scored);
-    prediction_reader_free(&r);
-    return ok;
-}
-
-FN int eval_score_main(int argc, char **argv) {   // argv[0] is "score"
-    const char *task = NULL, *predictions = NULL, *tasks_dir = NULL, *records = NULL;
-    ScoreOptions o = score_options_default();
-    int64_t seed = 1;
-    bool help = false;
-    Error e;
-    Flag flags[] = {
-        {"--task", FLAG_STRING, &task, "NAME|FILE", "a task's name or alias, or the path of a task file (.json)", 0, 0, false},
-        {"--predictions", FLAG_STRING, &predictions, "FILE", "JSONL rows {\"id\", \"output\", \"gold\", ..}", 0, 0, false},
-        {"--tasks-dir", FLAG_STRING, &tasks_dir, "DIR", "where task files are; else data/tasks here or beside the program", 0, 0, false},
-        {"--pixiu-compat", FLAG_BOOL, &o.pixiu, NULL, "read and score as the leaderboard's harness does, quirks included", 0, 0, false},
-        {"--strict", FLAG_BOOL, &o.strict, NULL, "the first bad row ends the run", 0, 0, false},
-        {"--samples", FLAG_STRING, &records, "FILE", "write a record of every row", 0, 0, false},
-        {"--stemmer", FLAG_BOOL, &o.stemmer, NULL, "ROUGE of word stems", 0, 0, false},
-        {"--bootstrap", FLAG_INT, &o.bootstrap, "N", "replicates for standard errors; 0: as many as are cheap", 0, 10000000, false},
-        {"--seed", FLAG_INT, &seed, "N", "of the bootstrap", 0, 9e18, false},
-    };
-    const int n = (int)(sizeof flags / sizeof *flags);
-    if (!flags_parse(argc, argv, 1, flags, n, NULL, &help, &e)) die("%s", e.text);
-    if (help) {
-        flags_help("eval score --task NAME --predictions FILE.jsonl [flags]", "Scores outputs that are there already: one JSON object of metrics on standard output, no model needed.\nA bad row is a line on standard error, counted as bad_rows.", flags, n);
-        return 0;
-    }
-    if (!task) die("--task is missing ---> see eval score --help");
-    if (!predictions) die("--predictions is missing ---> see eval score --help");
-    o.seed = (uint64_t)seed;
-    char *dir = tasks_dir ? xstrdup(tasks_dir) : tasks_directory();
-    StringList names = {&task, 1};
-    TaskList list;
-    if (!tasks_find(dir, &names, &list, &e)) die("%s", e.text);
-    free(dir);
-    if (list.n != 1) { int found = list.n; tasks_free(&list); die("--task \"%s\" is %d tasks, expected one", task, found); }
-    Task *t = &list.items[0];
-    bool rouges = metric_applies(t->extract, METRIC_ROUGE1);
-    bool ok = rouges || flag_unused(flags, n, "--stemmer", "this task has no ROUGE", &e);
-    ok = ok && score_file(t, predictions, records, &o, stdout, &e);
-    tasks_free(&list);
-    if (!ok) die("%s", e.text);
-    return 0;
 }
 
 #endif

@@ -186,7 +186,6 @@ FN Found number_of(Text t, bool anchored, Number *out) {   // the one number of 
 //           below 10, that is, up to 1,000 %: 12 and 1,200 are no percentage and its share
 
 typedef enum { COMPARE_STRICT, COMPARE_ROUNDED, COMPARE_RELAXED, NUM_COMPARE } NumberCompare;
-FN const char *const number_compare_names[NUM_COMPARE] = {"strict", "rounded", "relaxed"};
 
 FN double round_decimals(double x, int decimals) {   // as Python's round(): of the exact binary value
     char digits[400];
@@ -206,18 +205,6 @@ FN bool number_matches(NumberCompare how, Number p, Number g) {
     double smaller = fabs(p.value) < fabs(g.value) ? fabs(p.value) : fabs(g.value);
     bool up = p.percent || (!g.percent && smaller < 10), down = g.percent || (!p.percent && smaller < 10);
     return (up && number_near(100 * p.value, g, 0.01)) || (down && number_near(p.value / 100, g, 0.01));
-}
-
-// A number that was never written, of JSON: its last digit is that of the shortest text that reads back as the same number.
-FN Number number_from_double(double x) {
-    char digits[64];
-    int precision = 0;
-    Number n = {x, 1, false};
-    if (!isfinite(x) || x == 0) return n;
-    do snprintf(digits, sizeof digits, "%.*e", precision++, x); while (precision < 17 && strtod(digits, NULL) != x);
-    int decimals = precision - 1 - atoi(strchr(digits, 'e') + 1);
-    if (decimals > 0) n.unit = pow(10, -decimals);
-    return n;
 }
 
 #endif

@@ -18,6 +18,7 @@
 #include "chat.h"        // defines: chat_definitions, ChatTemplate
 #include "flags.h"       // defines: StringList
 #include "model.h"       // defines: Call, PAGE_TOKENS, model_generate_forward, model_sample
+#include "text.h"        // defines: text_trim
 #include "tokenizer.h"   // defines: tokenizer_decode
 
 typedef enum { FINISH_NOT_YET, FINISH_STOP, FINISH_LENGTH, FINISH_STOP_STRING, FINISH_SCORED, NUM_FINISHES } Finish;
@@ -31,7 +32,7 @@ enum { CALL_TOKENS = 256 };
 #endif
 
 enum { MAX_STOP_TOKENS = 16 };
-typedef struct { int32_t tokens[MAX_STOP_TOKENS]; int num_tokens; StringList strings; } Stops;
+typedef struct { int32_t tokens[MAX_STOP_TOKENS]; int num_tokens; StringList strings; bool at_line_end; } Stops;   // at_line_end: of the first line that has anything
 typedef struct { const char *word; Ids ids; } TokenSet;   // all spellings of a word that are one token
 
 // What is asked, up to `ids`; the same struct is handed back with the answer. Pointers are the caller's and must last as long.
@@ -291,6 +292,8 @@ FN void request_accept(Request *r, const Tokenizer *t, int32_t token, float logp
         const char *at = r->text.len > from ? (const char *)memmem(r->text.data + from, (size_t)(r->text.len - from), word, (size_t)length) : NULL;
         if (at && (cut < 0 || at - r->text.data < cut)) cut = at - r->text.data;
     }
+    for (int64_t i = before; r->stops && r->stops->at_line_end && i < r->text.len && (cut < 0 || i < cut); i++)
+        if (r->text.data[i] == '\n' && text_trim(text_make(r->text.data, i)).length) cut = i;
     if (cut >= 0) { r->text.len = cut; r->finish = FINISH_STOP_STRING; }
     else if (n + 1 == r->max_new) r->finish = FINISH_LENGTH;
 }
@@ -372,6 +375,7 @@ FN void stops_add(Stops *s, int32_t token) {
 // config.json's eos, the tokenizer's, and the ends of turn of all templates: a base model's eos is not always that of its chat
 FN void stops_find(Stops *s, const Config *config, const Tokenizer *t) {
     s->num_tokens = 0;
+    s->at_line_end = false;
     for (int i = 0; i < config->num_eos; i++) stops_add(s, (int32_t)config->eos[i]);
     stops_add(s, tokenizer_eos(t));
     for (int i = 0; i < NUM_TEMPLATES; i++) stops_add(s, tokenizer_find(t, chat_definitions[i].turns[CHAT_ASSISTANT].end));

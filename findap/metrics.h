@@ -43,12 +43,6 @@ FN void confusion_add(Confusion *c, int gold, int pred) {   // pred -1: no answe
     c->cells[(int64_t)gold * (c->num_labels + 1) + (pred < 0 ? c->num_labels : pred)]++;
     c->n++;
 }
-FN Confusion confusion_of(int num_labels, const int *gold, const int *pred, int64_t n) {
-    Confusion c = confusion_make(num_labels);
-    for (int64_t i = 0; i < n; i++) confusion_add(&c, gold[i], pred[i]);
-    return c;
-}
-
 // One class' counts a label, and one more for "no answer", which is nobody's gold. The caller frees them.
 FN Counts *confusion_classes(const Confusion *c) {
     const int K = c->num_labels;
@@ -105,21 +99,6 @@ FN void confusion_scores(const Confusion *c, double out[NUM_CELL]) {
     classes_scores(classes, c->num_labels, out);
     free(classes);
 }
-FN Prf confusion_average(const Confusion *c, Average average, LabelSet set) {
-    Counts *classes = confusion_classes(c);
-    Prf s = classes_average(classes, c->num_labels, average, set);
-    free(classes);
-    return s;
-}
-FN Prf confusion_class(const Confusion *c, int label) {
-    Counts *classes = confusion_classes(c);
-    Prf s = counts_prf(classes[label]);
-    free(classes);
-    return s;
-}
-FN double confusion_accuracy(const Confusion *c) { double s[NUM_CELL]; confusion_scores(c, s); return s[CELL_ACC]; }
-FN double confusion_mcc(const Confusion *c) { double s[NUM_CELL]; confusion_scores(c, s); return s[CELL_MCC]; }
-
 // The mean over subsets, each scored alone (the headlines' average F1 is over nine kinds of question); those without rows don't count.
 FN void subsets_scores(const Confusion *subsets, int num, double out[NUM_CELL]) {
     int used = 0;
@@ -269,16 +248,7 @@ FN Counts set_counts(const Text *gold, int64_t num_gold, const Text *pred, int64
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// numbers and texts
-
-FN double rmse(const double *errors, int64_t n) {   // a NAN is a row without a number: it is left out, so it must be counted elsewhere, or refusing would pay
-    double sum = 0;
-    int64_t used = 0;
-    for (int64_t i = 0; i < n; i++) if (!isnan(errors[i])) { sum += errors[i] * errors[i]; used++; }
-    return used ? sqrt(sum / (double)used) : NAN;
-}
-
-FN bool exact_match(Text a, Text b) { return text_equal(text_trim(a), text_trim(b)); }
+// texts
 
 // Case and white space don't count, nor does punctuation at the end. Everything else stays: to delete "." or "-" wherever they are, as others do, makes 12.5 equal to 125 and
 // -3 to 3, and NFKC would make 10^2 (superscript) 102.

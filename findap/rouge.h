@@ -1,4 +1,4 @@
-// rouge.h: ROUGE-1, -2, -L and -Lsum as the Python package rouge_score computes them, with or without its stemmer.
+// rouge.h: ROUGE-1, -2 and -L as the Python package rouge_score computes them, with or without its stemmer.
 //
 // Its tokens are runs of a-z and 0-9 of the lower-case text: "12.5" is two tokens, letters beyond ASCII separate. Its stemmer is Porter's (1980) with the changes that NLTK
 // made, so not the textbook's, and only tokens of more than three characters go through it. Python's lower() makes two characters ASCII that were not: U+0130 and U+212A.
@@ -10,7 +10,6 @@
 #include "metrics.h"   // defines: Prf, prf_of, text_compare
 
 enum { ROUGE_MAX_TOKENS = 262144 };
-#define ROUGE_MAX_CELLS (1ll << 28)   // tokens times tokens, for ROUGE-Lsum: it has to know which subsequence, not only how long, which takes a bit each (32 MiB) and half a second
 
 typedef enum { ROUGE_1, ROUGE_2, ROUGE_L, NUM_ROUGE } RougeKind;
 
@@ -222,67 +221,6 @@ FN bool rouge(Text gold, Text prediction, bool stem, Prf out[NUM_ROUGE]) {   // 
     free(ids);
     rouge_words_free(&g); rouge_words_free(&p);
     return whole;
-}
-
-// ---- ROUGE-Lsum: lines are sentences; of each gold sentence the tokens that are in its longest common subsequence with any sentence of the prediction
-
-FN int64_t *rouge_lines(Text t, bool stem, int64_t *num) {   // how many tokens there are up to the end of each line; the caller frees them
-    int64_t cap = 64, count = 0, *ends = (int64_t *)xcalloc(cap, sizeof(int64_t));
-    *num = 0;
-    for (int64_t at = 0; at < t.length;) {
-        RougeWords w = rouge_words(text_line(t, &at), stem);
-        count += w.count;
-        rouge_words_free(&w);
-        if (*num == cap) { cap *= 2; ends = (int64_t *)xrealloc(ends, cap, sizeof(int64_t)); }
-        ends[(*num)++] = count;
-    }
-    return ends;
-}
-// Marks in `in` (n) which tokens of a (n) are in its longest common subsequence with b (m); where there are several, the one that rouge_score's way back through the table finds.
-// row (m + 1) and bits (n * m) are scratch.
-FN void lcs_mark(const int64_t *a, int64_t n, const int64_t *b, int64_t m, bool *in, int32_t *row, uint8_t *bits) {
-    memset(row, 0, (size_t)(m + 1) * sizeof(int32_t));
-    memset(bits, 0, (size_t)((n * m + 7) / 8));
-    for (int64_t i = 0; i < n; i++) {
-        int32_t diagonal = 0;   // row[j] of the row before
-        for (int64_t j = 0; j < m; j++) {
-            int32_t above = row[j + 1];
-            if (row[j] > above) bits[(i * m + j) / 8] |= (uint8_t)(1 << ((i * m + j) % 8));
-            row[j + 1] = a[i] == b[j] ? diagonal + 1 : row[j] > above ? row[j] : above;
-            diagonal = above;
-        }
-    }
-    for (int64_t i = n - 1, j = m - 1; i >= 0 && j >= 0;) {
-        if (a[i] == b[j]) { in[i] = true; i--; j--; }
-        else if (bits[(i * m + j) / 8] >> ((i * m + j) % 8) & 1) j--;
-        else i--;
-    }
-}
-FN bool rouge_lsum(Text gold, Text prediction, bool stem, Prf *out) {   // false (and NANs): more than ROUGE_MAX_CELLS
-    RougeWords g = rouge_words(gold, stem), p = rouge_words(prediction, stem);
-    bool ok = !g.cut && !p.cut && g.count * p.count <= ROUGE_MAX_CELLS;
-    Prf none = {NAN, NAN, NAN};
-    *out = none;
-    if (ok) {
-        int64_t num_g, num_p, *lines_g = rouge_lines(gold, stem, &num_g), *lines_p = rouge_lines(prediction, stem, &num_p), *ids = rouge_ids(&g, &p), *pred = ids + g.count, hits = 0, longest[2] = {0, 0};
-        int64_t *left_g = (int64_t *)xcalloc(g.count + p.count, 8), *left_p = (int64_t *)xcalloc(g.count + p.count, 8);   // a token counts at most as often as it is in either text
-        for (int64_t i = 0; i < g.count; i++) left_g[ids[i]]++;
-        for (int64_t i = 0; i < p.count; i++) left_p[pred[i]]++;
-        for (int64_t s = 0; s < num_g; s++) { int64_t n = lines_g[s] - (s ? lines_g[s - 1] : 0); if (n > longest[0]) longest[0] = n; }
-        for (int64_t s = 0; s < num_p; s++) { int64_t n = lines_p[s] - (s ? lines_p[s - 1] : 0); if (n > longest[1]) longest[1] = n; }
-        bool *in = (bool *)xcalloc(g.count, sizeof(bool));
-        int32_t *row = (int32_t *)xcalloc(longest[1] + 1, sizeof(int32_t));
-        uint8_t *bits = (uint8_t *)xcalloc((longest[0] * longest[1] + 7) / 8, 1);
-        for (int64_t s = 0; s < num_g; s++) for (int64_t t = 0; t < num_p; t++) {
-            int64_t from = s ? lines_g[s - 1] : 0, at = t ? lines_p[t - 1] : 0;
-            if (lines_g[s] > from && lines_p[t] > at) lcs_mark(ids + from, lines_g[s] - from, pred + at, lines_p[t] - at, in + from, row, bits);
-        }
-        for (int64_t i = 0; i < g.count; i++) if (in[i] && left_g[ids[i]] > 0 && left_p[ids[i]] > 0) { hits++; left_g[ids[i]]--; left_p[ids[i]]--; }
-        *out = prf_of((double)hits, (double)p.count, (double)g.count);
-        free(lines_g); free(lines_p); free(ids); free(left_g); free(left_p); free(in); free(row); free(bits);
-    }
-    rouge_words_free(&g); rouge_words_free(&p);
-    return ok;
 }
 
 #endif

@@ -50,6 +50,7 @@ static int open_all(void **state) {
     put_task("letter", "\"file\":\"rows.jsonl\",\"request\":\"choices\",\"labels_are\":\"letters\",\"extract\":\"letter\",\"metric\":\"acc\",\"max_new\":4,\"suites\":{\"mine\":{\"metric\":\"acc\"}}");
     put_task("next", "\"file\":\"rows.jsonl\",\"request\":\"next_token\",\"labels_are\":\"letters\",\"extract\":\"letter\",\"metric\":\"acc\",\"max_new\":4");
     put_task("talk", "\"file\":\"rows.jsonl\",\"extract\":\"judge\",\"metric\":\"judge\",\"prompt\":\"{turns.0}\",\"max_new\":8,\"fields\":{\"choices\":\"none\"}");
+    put_task("line", "\"file\":\"rows.jsonl\",\"extract\":\"label\",\"metric\":\"acc\",\"max_new\":9");
     put_task("absent", "\"file\":\"absent.jsonl\",\"extract\":\"text\",\"metric\":\"em\",\"max_new\":4");
     return 0;
 }
@@ -388,6 +389,23 @@ static void turns_follow_each_other(void **state) {
     }
 }
 
+static void groups_are_of_like_scores(void **state) {
+    (void)state;
+    Error e;
+    static const char text[] = "{\"a\":{\"domain\":\"finance\",\"novelty\":\"novel\",\"capability\":\"task\",\"category\":\"RM\",\"score\":0.5,\"share\":true,\"category_score\":0.25},"
+        "\"b\":{\"domain\":\"finance\",\"novelty\":\"novel\",\"capability\":\"chat\",\"score\":7.36,\"share\":false},"
+        "\"c\":{\"domain\":\"finance\",\"novelty\":\"novel\",\"capability\":\"task\",\"category\":\"TA\",\"score\":0.3,\"share\":false,\"higher_is_better\":false,\"category_score\":0.35},"
+        "\"d\":{\"domain\":\"finance\",\"novelty\":\"novel\",\"capability\":\"task\",\"category\":\"RM\",\"score\":null,\"share\":true,\"category_score\":null}}";
+    json_t *tasks = json_parse("tasks", text, (int64_t)sizeof text - 1, &e), *g = eval_groups(tasks);
+    static const struct { const char *name; double mean; int tasks; } want[] = {{"finance novel", 0.5, 1}, {"capability task", 0.5, 1}, {"leaderboard RM", 0.25, 1}, {"leaderboard TA", 0.35, 1}, {"leaderboard average", 0.3, 2}};
+    assert_int_equal(json_object_size(g), 5);
+    for (int i = 0; i < 5; i++) {
+        const json_t *x = json_object_get(g, want[i].name);
+        assert_true(fabs(json_number_value(json_object_get(x, "mean")) - want[i].mean) < 1e-12 && json_integer_value(json_object_get(x, "tasks")) == want[i].tasks);
+    }
+    json_decref(tasks); json_decref(g);
+}
+
 static void settings_do_what_they_say(void **state) {
     (void)state;
     run_genrm(0, RUN "--tasks mine --out @suite --label CPT+IT");   // pick and letter
@@ -401,6 +419,16 @@ static void settings_do_what_they_say(void **state) {
     assert_true(json_integer_value(json_object_get(pick, "n")) == ROWS && json_number_value(json_object_get(pick, "seconds")) > 0 && json_number_value(json_object_get(pick, "rows_per_second")) > 0);
     assert_true(json_integer_value(json_object_get(json_object_get(json_object_get(j, "groups"), "finance novel"), "tasks")) == 2 && json_number_value(json_object_get(j, "logp_difference_largest")) < 1e-5);
     json_decref(j);
+    // without a template a label is asked for as one line, and where most answers are cut off the table says so
+    static const char *const lines[] = {"", "--no-template", "--no-template --mode cot", "--pixiu-compat"};
+    for (int i = 0; i < 4; i++) {
+        char *words = xprintf(RUN "--tasks line --out @line%d %s", i, lines[i]), *path = xprintf("line%d/samples_line.jsonl.run", i);
+        if (i < 3) run_genrm(0, words); else expect(words, "no data of any of the tasks");
+        char *first = i < 3 ? sorted_file(path) : NULL;
+        if (first) assert_true((strstr(first, "\"stop_at_line_end\": true") != NULL) == (i == 1));
+        if (i == 0) assert_true(strstr(output, "\nline: 8.3 % missing, 91.7 % truncated\n") && strstr(output, "line: acc 0.0000 +- 0.0000, 12 rows, 8.3 % missing, 91.7 % truncated,") && !strstr(output, "|micro_f1"));
+        free(words); free(path); free(first);
+    }
     run_genrm(0, RUN "--tasks PICKED --out @alias --limit 5 --quiet");
     json_t *entry = scores("alias", "pick");
     assert_true(json_integer_value(json_object_get(entry, "n")) == 5);
@@ -546,7 +574,7 @@ int main(int argc, char **argv) {
     find_build(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(choices_are_scored_as_in_training), cmocka_unit_test(batches_do_not_matter), cmocka_unit_test(ranks_do_not_matter), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(long_prompts_are_not_cut),
-        cmocka_unit_test(turns_follow_each_other), cmocka_unit_test(settings_do_what_they_say), cmocka_unit_test(misuse_is_one_line),
+        cmocka_unit_test(turns_follow_each_other), cmocka_unit_test(groups_are_of_like_scores), cmocka_unit_test(settings_do_what_they_say), cmocka_unit_test(misuse_is_one_line),
         #ifdef FINDAP_CURL
         cmocka_unit_test(judges_rate_and_prefer),
         #endif

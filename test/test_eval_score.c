@@ -1,6 +1,6 @@
 // test_eval_score.c: what is read out of an output (test/data/extract.jsonl, by hand), task files and rows, scores by hand, and the leaderboard's harness, quirk by quirk
 // (test/data/pixiu.json, made by dev/eval_pixiu_reference.py). That whatever is damaged costs one line.
-#include "findap/eval_score.h"
+#include "findap/eval_predictions.h"
 #include <sys/wait.h>       // defines: WEXITSTATUS
 #include "test/check.h"
 #include "test/scratch.h"   // defines: directory, setup, teardown, in
@@ -293,6 +293,12 @@ static void bad_tasks(void **state) {
     }
 }
 
+static void quietly(bool begin) {   // what is written on stderr goes nowhere
+    static int kept = -1;
+    fflush(stderr);
+    if (begin) { kept = dup(2); int null = open("/dev/null", O_WRONLY); dup2(null, 2); close(null); }
+    else { dup2(kept, 2); close(kept); }
+}
 static void found_tasks(void **state) {
     (void)state;
     Error e;
@@ -311,6 +317,28 @@ static void found_tasks(void **state) {
     must(tasks_find(tasks, &list, &l, &e), &e);
     assert_true(l.n >= 15);
     tasks_free(&l);
+    static const char *const spellings[][2] = {{"Flare-Mood", "sentiment"}, {"SomeBody/flare_tone", "tone"}, {"flare sentiment", "sentiment"}, {"TWO", "sentiment"}};
+    for (int i = 0; i < 4; i++) {
+        names[0] = spellings[i][0];
+        must(tasks_find(tasks, &list, &l, &e), &e);
+        assert_string_equal(l.items[0].name, spellings[i][1]);
+        tasks_free(&l);
+    }
+    // a file that is damaged, or takes another's name, is left out; the others are there
+    static const char *const files[][2] = {{"few/a.json", "{\"name\": \"a\", \"extract\": \"label\", \"choices\": [\"x\", \"y\"], \"aliases\": [\"first\"]}"}, {"few/b.json", "{\"name\": \"b\", \"extract\":"},
+        {"few/c.json", "{\"name\": \"c\", \"extract\": \"text\", \"aliases\": [\"FIRST\"]}"}, {"few/d.json", "{\"name\": \"d\", \"extract\": \"text\"}"}, {"few/e.json", ""}};
+    must(make_directory(in("few"), &e), &e);
+    for (int i = 0; i < 5; i++) put(files[i][0], files[i][1], (int64_t)strlen(files[i][1]));
+    char *few = xstrdup(in("few"));
+    quietly(true);
+    for (int i = 0; i < 2; i++) {
+        names[0] = i ? "first" : "all";
+        bool ok = tasks_find(few, &list, &l, &e);
+        if (!ok || l.n != (i ? 1 : 2) || strcmp(l.items[0].name, "a") != 0) { quietly(false); fail_msg("%s: %d tasks", names[0], l.n); }
+        tasks_free(&l);
+    }
+    quietly(false);
+    free(few);
     names[0] = "nothing";
     assert_false(tasks_find(tasks, &list, &l, &e));
     assert_non_null(strstr(e.text, "nothing"));
@@ -365,12 +393,6 @@ static void good_rows(void **state) {
     task_free(&t);
 }
 
-static void quietly(bool begin) {   // what is written on stderr goes nowhere
-    static int kept = -1;
-    fflush(stderr);
-    if (begin) { kept = dup(2); int null = open("/dev/null", O_WRONLY); dup2(null, 2); close(null); }
-    else { dup2(kept, 2); close(kept); }
-}
 static void bad_rows_cost_themselves(void **state) {
     (void)state;
     static const struct { const char *task, *row, *says; } bad[] = {
@@ -472,6 +494,79 @@ static void the_program(void **state) {
     assert_int_equal(run(arguments, printed, sizeof printed), 1);
     assert_int_equal(run("--help", printed, sizeof printed), 0);
     assert_non_null(strstr(printed, "--pixiu-compat"));
+}
+
+// Rows as other people write them: every form of what is right and what was said gives the same score
+static void rows_of_others(void **state) {
+    (void)state;
+    Error e;
+    const ScoreOptions o = score_options_default();
+    static const struct { const char *task, *rows, *metric; double want; } cases[] = {
+        {"sentiment", "{\"output\":\"positive\",\"gold\":[\"Positive\"]}\n{\"output\":\"negative\",\"gold\":[2],\"choices\":[\"positive\",\"neutral\",\"negative\"]}", "acc", 1},
+        {"sentiment", "{\"output\":\"positive\",\"gold\":\"positive\",\"finish_reason\":\"length\"}\n{\"output\":\"positive\",\"gold\":\"positive\",\"finish_reason\":\"stop\",\"truncated\":null}", "acc", 0.5},
+        {"sentiment", "{\"output\":\"positive\",\"gold\":\"positive\",\"truncated\":true,\"reached_cap\":false}\n{\"output\":\"positive\",\"gold\":0}", "acc", 0.5},
+        {"pick", "{\"output\":\"Energy\",\"gold\":\"energy\"}\n{\"output\":\"Banking\",\"gold\":\"Energy\"}\n{\"output\":\"banking\",\"gold\":\"Banking\"}", "acc", 2.0 / 3},
+        {"tone", "{\"output\":0.5,\"gold\":0.25}", "rmse", 0.25},
+        {"quantity", "{\"output\":12.5,\"gold\":\"12.5\"}\n{\"output\":\"\\\"no change\\\"\",\"gold\":\"\\\"no change\\\"\"}", "em", 1},
+        {"open", "{\"output\":\"\\\"Paris\\\"\",\"gold\":\"\\\"Paris\\\"\"}\n{\"output\":\"$5\",\"gold\":[\"five\",\"$5\"]}\n{\"output\":\"the answer is blowing\",\"gold\":\"The answer is blowing.\"}\n{\"output\":\"London\",\"gold\":\"'Paris'\"}", "em", 0.75},
+        {"names", "{\"output\":\"Ann Lee, PER\\nAcme, ORG\",\"gold\":[[\"Ann Lee\",\"PER\"],[\"Acme\",\"ORG\"]]}", "entity_f1", 1},
+        {"names", "{\"output\":[[\"Ann Lee\",\"PER\"],[\"Acme\",\"LOC\"]],\"gold\":[{\"name\":\"Ann Lee\",\"type\":\"PER\"},{\"text\":\"Acme\",\"label\":\"ORG\"}]}", "entity_f1", 0.5},
+        {"names", "{\"output\":[\"B-PER\",\"I-PER\",\"O\"],\"gold\":[\"B-PER\",\"I-PER\",\"O\"]}\n{\"output\":\"B-PER O\",\"gold\":\"B-PER B-ORG\"}", "entity_f1", 0.8},
+        {"names", "{\"output\":\"Ann Lee, PER\",\"gold\":[\"B-PER\",\"I-PER\",\"O\"],\"tokens\":[\"Ann\",\"Lee\",\"slept\"]}", "entity_f1", 1},
+        {"causes", "{\"output\":\"a:B-CAUSE\\nb:I-CAUSE\\nc:O\",\"gold\":\"a:B-CAUSE\\nb:I-CAUSE\\nc:O\"}\n{\"output\":\"a:B-CAUSE\\nb:O\",\"gold\":[\"B-CAUSE\",\"O\"]}", "entity_f1", 1},
+        {"causes", "{\"output\":[\"B-CAUSE\",\"O\",\"O\"],\"gold\":[\"B-CAUSE\",\"O\",\"B-EFFECT\"]}\n{\"output\":\"O O B-EFFECT\",\"gold\":\"O O B-EFFECT\",\"token\":[\"x\",\"y\",\"z\"]}", "acc", 5.0 / 6},
+        {"triplets", "{\"output\":\"a ; b ; c\",\"gold\":[[\"A\",\"b\",\"c\"],[\"d\",\"e\",\"f\"]]}", "relation_f1", 2.0 / 3},
+        {"picked", "{\"output\":[1,0],\"gold\":[1,0],\"text\":\"a\\nb\"}", "rouge1", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *j = score_rows(cases[i].task, cases[i].rows, &o, &e);
+        must(j != NULL, &e);
+        if (fabs(json_number_value(json_object_get(j, cases[i].metric)) - cases[i].want) > 1e-12 || json_integer_value(json_object_get(j, "bad_rows"))) fail_msg("%s, %s: %s", cases[i].task, cases[i].rows, json_dumps(j, 0));
+        json_decref(j);
+    }
+    static const struct { const char *task, *rows, *says; } wrong[] = {{"sentiment", "{\"output\":[\"positive\"],\"gold\":\"positive\"}", "\"output\" is an array"}, {"sentiment", "{\"output\":\"positive\",\"gold\":[0,1]}", "an array"},
+        {"names", "{\"output\":\"Ann, PER\",\"gold\":[\"B-PER\",\"O\"]}", "to find its entities in"}, {"names", "{\"output\":\"Ann, PER\",\"gold\":[{\"x\":1}]}", "pairs"}, {"picked", "{\"output\":\"1 0\",\"gold\":[1,0]}", "\"text\""}};
+    ScoreOptions strict = o;
+    strict.strict = true;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        json_t *j = score_rows(wrong[i].task, wrong[i].rows, &strict, &e);
+        if (j || !strstr(e.text, wrong[i].says)) fail_msg("\"%s\" says nothing of \"%s\"", e.text, wrong[i].says);
+    }
+}
+
+// The leaderboard counts an MCC from 0 to 1, whatever metric is shown; what is published is put beside the same metric only
+static void suites_and_units(void **state) {
+    (void)state;
+    static const struct { const char *task, *suite, *metric; double score, category; bool published, share; } want[] = {
+        {"german", "fineval", "acc", 1.0 / 3, 0.25, true, true}, {"german", "OpenFinLLM", "mcc", -0.5, 0.25, false, true}, {"german", NULL, "mcc", -0.5, 0.25, false, true}, {"polish", NULL, "mcc", -0.5, 0.25, true, true},
+        {"tsa", "openfinllm", "rmse", 0.25, 0.25, false, false}, {"mt-bench", "fineval", "judge", NAN, NAN, true, false}, {"financebench", "fineval", "judge", NAN, NAN, true, true}};
+    static const char good[] = "{\"output\":\"good\",\"gold\":\"good\"}\n{\"output\":\"bad\",\"gold\":\"good\"}\n{\"output\":\"good\",\"gold\":\"bad\"}",
+        yes[] = "{\"output\":\"yes\",\"gold\":\"yes\"}\n{\"output\":\"no\",\"gold\":\"yes\"}\n{\"output\":\"yes\",\"gold\":\"no\"}", number[] = "{\"output\":\"0.5\",\"gold\":0.25}";
+    ScoreOptions o = score_options_default();
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        Error e;
+        Task t;
+        PredictionReader r;
+        BadRows bad = {"", true, 0};
+        char *path = xprintf("data/tasks/%s.json", want[i].task);
+        must(task_load(path, &t, &e), &e);
+        memset(&r, 0, sizeof r);
+        r.task = &t;
+        const char *rows = t.extract == EXTRACT_LABEL && strcmp(t.name, "german") == 0 ? good : t.extract == EXTRACT_LABEL ? yes : number;
+        put("rows.jsonl", rows, (int64_t)strlen(rows));
+        must(rows_each(in("rows.jsonl"), prediction_row, &r, &bad, &e), &e);
+        Sample *s = (Sample *)xcalloc(r.n, sizeof(Sample));
+        for (int64_t k = 0; k < r.n; k++) sample_score(&t, &r.docs[k], r.outputs[k], false, &o, &s[k]);
+        json_t *j = task_metrics(&t, r.docs, s, r.n, 0, &o, want[i].suite);
+        const json_t *score = json_object_get(j, "score"), *category = json_object_get(j, "category_score");
+        bool same = strcmp(json_string_value(json_object_get(j, "metric")), want[i].metric) == 0 && (isnan(want[i].score) ? json_is_null(score) : fabs(json_number_value(score) - want[i].score) < 1e-12);
+        same = same && (isnan(want[i].category) ? !category : fabs(json_number_value(category) - want[i].category) < 1e-12) && (json_object_size(json_object_get(j, "published")) > 0) == want[i].published && json_is_true(json_object_get(j, "share")) == want[i].share;
+        if (!same) fail_msg("%s by %s: %s", want[i].task, want[i].suite ? want[i].suite : "its own", json_dumps(j, 0));
+        json_decref(j);
+        samples_free(s, r.n);
+        prediction_reader_free(&r);
+        task_free(&t);
+        free(path);
+    }
 }
 
 // ---- damage
@@ -678,6 +773,6 @@ int main(int argc, char **argv) {   // test_eval_score fuzz N 2> FILE: so many r
         return teardown(NULL);
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(reads_by_hand), cmocka_unit_test(classes_by_hand), cmocka_unit_test(others_by_hand), cmocka_unit_test(like_the_harness), cmocka_unit_test(choices_by_likelihood),
-        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(damaged)};
+        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(rows_of_others), cmocka_unit_test(suites_and_units), cmocka_unit_test(damaged)};
     return cmocka_run_group_tests(tests, one_thread, teardown);
 }

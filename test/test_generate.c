@@ -73,7 +73,7 @@ static void tokens_and_log_probs_are_transformers(void **state) {
     static const struct { int64_t batch, T, B, pages; } shapes[] = {{1, 64, 1, 4}, {3, 64, 1, 13}, {8, 64, 4, 40}, {4, 64, 1, 9}};   // the last: more requests than pages
     for (int k = 0; k < CASES; k++) {
         bool trained = strcmp(cases[k].name, "trained") == 0;
-        Stops stops = {{264}, 1, {NULL, 0}};
+        Stops stops = {{264}, 1, {NULL, 0}, false};
         float *first[2 * PROMPTS] = {NULL};
         double worst = 0;
         for (size_t shape = 0; shape < sizeof shapes / sizeof *shapes; shape++) {
@@ -315,12 +315,13 @@ static void answers_end_where_they_should(void **state) {
     Error e;
     Tokenizer *t = tiny_tokenizer(directory, "llama3", &e);
     must(t != NULL, &e);
-    static const struct { const char *says, *stop1, *stop2, *text; Finish finish; int tokens; } ends[] = {
-        {"abcdef", "cd", NULL, "ab", FINISH_STOP_STRING, 4}, {"abcdef", "x", NULL, "abcdef", FINISH_LENGTH, 6}, {"abcdef", "def", "cde", "ab", FINISH_STOP_STRING, 5}, {"abcdef", "ef", "f", "abcd", FINISH_STOP_STRING, 6},
-        {"aaab", "ab", NULL, "aa", FINISH_STOP_STRING, 4}, {"abcdef", "a", NULL, "", FINISH_STOP_STRING, 1}, {"ab|cdef", "b", "z", "a", FINISH_STOP_STRING, 2}, {"ab|cdef", "cd", NULL, "ab", FINISH_STOP, 3}, {"abcdef", "bcd", "cd", "a", FINISH_STOP_STRING, 4}};
+    static const struct { const char *says, *stop1, *stop2, *text; Finish finish; int tokens; bool line; } ends[] = {
+        {"abcdef", "cd", NULL, "ab", FINISH_STOP_STRING, 4, false}, {"abcdef", "x", NULL, "abcdef", FINISH_LENGTH, 6, false}, {"abcdef", "def", "cde", "ab", FINISH_STOP_STRING, 5, false}, {"abcdef", "ef", "f", "abcd", FINISH_STOP_STRING, 6, false},
+        {"aaab", "ab", NULL, "aa", FINISH_STOP_STRING, 4, false}, {"abcdef", "a", NULL, "", FINISH_STOP_STRING, 1, false}, {"ab|cdef", "b", "z", "a", FINISH_STOP_STRING, 2, false}, {"ab|cdef", "cd", NULL, "ab", FINISH_STOP, 3, false}, {"abcdef", "bcd", "cd", "a", FINISH_STOP_STRING, 4, false},
+        {"\n ab\ncd", "x", NULL, "\n ab", FINISH_STOP_STRING, 5, true}, {"\n \n", "x", NULL, "\n \n", FINISH_LENGTH, 3, true}, {"ab\nc", "b", NULL, "a", FINISH_STOP_STRING, 2, true}, {"ab\ncd", "x", NULL, "ab\ncd", FINISH_LENGTH, 5, false}};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         const char *words[2] = {ends[i].stop1, ends[i].stop2};
-        Stops stops = {{264}, 1, {words, ends[i].stop2 ? 2 : 1}};
+        Stops stops = {{264}, 1, {words, ends[i].stop2 ? 2 : 1}, ends[i].line};
         Request r;
         memset(&r, 0, sizeof r);
         r.max_new = (int64_t)strlen(ends[i].says); r.stops = &stops; r.logp = (float *)xcalloc(16, 4);

@@ -68,17 +68,23 @@ static void each(const char *section, void (*check)(const json_t *, int64_t)) {
 
 // ---- classes
 
+static Confusion confusion_of(int K, const int *gold, const int *pred, int64_t n) {
+    Confusion c = confusion_make(K);
+    for (int64_t i = 0; i < n; i++) confusion_add(&c, gold[i], pred[i]);
+    return c;
+}
 static void check_classes(const json_t *c, int64_t number) {
     int64_t n, m;
     int *gold = ints(field(c, "gold"), &n), *pred = ints(field(c, "pred"), &m), K = (int)real(c, "K");
     Confusion confusion = confusion_of(K, gold, pred, n);
     double s[NUM_CELL], *rows = (double *)xcalloc(n * 3 * K, sizeof(double));
     confusion_scores(&confusion, s);
-    near(confusion_accuracy(&confusion), real(c, "acc"), "acc", number);
-    near(confusion_mcc(&confusion), real(c, "mcc"), "mcc", number);
+    near(s[CELL_ACC], real(c, "acc"), "acc", number);
+    near(s[CELL_MCC], real(c, "mcc"), "mcc", number);
+    Counts *classes = confusion_classes(&confusion);
     for (int a = 0; a < 3; a++) for (int l = 0; l < 3; l++) {
         const json_t *expected = json_array_get(json_array_get(field(c, "averages"), (size_t)a), (size_t)l);
-        Prf got = confusion_average(&confusion, (Average)a, (LabelSet)l);
+        Prf got = classes_average(classes, K, (Average)a, (LabelSet)l);
         near_json(got.precision, json_array_get(expected, 0), "average precision", number);
         near_json(got.recall, json_array_get(expected, 1), "average recall", number);
         near_json(got.f1, json_array_get(expected, 2), "average f1", number);
@@ -87,7 +93,7 @@ static void check_classes(const json_t *c, int64_t number) {
     }
     for (int k = 0; k < K; k++) {
         const json_t *expected = json_array_get(field(c, "classes"), (size_t)k);
-        Prf got = confusion_class(&confusion, k);
+        Prf got = counts_prf(classes[k]);
         near_json(got.precision, json_array_get(expected, 0), "precision", number);
         near_json(got.recall, json_array_get(expected, 1), "recall", number);
         near_json(got.f1, json_array_get(expected, 2), "f1", number);
@@ -98,6 +104,7 @@ static void check_classes(const json_t *c, int64_t number) {
         if (pred[i] == gold[i]) rows[(i * K + gold[i]) * 3] = 1;
     }
     near(bootstrap_sums(rows, n, 3 * K, sums_token_f1, NULL, 2, 1).value, s[CELL_WEIGHTED_F1], "token f1", number);
+    free(classes);
     confusion_free(&confusion);
     free(gold); free(pred); free(rows);
 }
@@ -210,6 +217,13 @@ static void check_relations(const json_t *c, int64_t number) {
     near(counts_prf(counts).f1, real(c, "f1"), "relation f1", number);
 }
 // What the leaderboard's harness makes of raw outputs, from its predictions on: accuracy, weighted and macro F1 over set(golds), MCC, entities, tokens, one set of all relations
+static double rmse_of(const double *errors, int64_t n) {   // as eval_score.h has it: what is NAN is left out
+    double *rows = (double *)xcalloc(2 * n, sizeof(double));
+    for (int64_t i = 0; i < n; i++) if (!isnan(errors[i])) { rows[2 * i] = errors[i] * errors[i]; rows[2 * i + 1] = 1; }
+    double value = bootstrap_sums(rows, n, 2, sums_rmse, NULL, 2, 1).value;
+    free(rows);
+    return value;
+}
 static void check_harness(const json_t *c, int64_t number) {
     const char *kind = json_string_value(field(c, "class"));
     const json_t *rows = field(c, "rows"), *pred = json_object_get(c, "pred");
@@ -243,7 +257,7 @@ static void check_harness(const json_t *c, int64_t number) {
     } else if (strcmp(kind, "tsa") == 0) {
         int64_t m;
         double *errors = reals(field(c, "errors"), &m);
-        near_json(rmse(errors, m), field(c, "rmse"), "rmse", number);
+        near_json(rmse_of(errors, m), field(c, "rmse"), "rmse", number);
         free(errors);
     } else if (strcmp(kind, "ner") == 0) {
         for (int64_t i = 0; i < n; i++) {
@@ -267,35 +281,31 @@ static void check_harness(const json_t *c, int64_t number) {
         near(s.precision, real(c, "p"), "precision", number); near(s.recall, real(c, "r"), "recall", number); near(s.f1, real(c, "f1"), "f1", number);
     } else {
         double right = 0;
-        for (int64_t i = 0; i < n; i++) right += exact_match(string_of(json_array_get(json_array_get(rows, (size_t)i), 0)), string_of(json_array_get(json_array_get(rows, (size_t)i), 1)));
+        for (int64_t i = 0; i < n; i++) right += text_equal(text_trim(string_of(json_array_get(json_array_get(rows, (size_t)i), 0))), string_of(json_array_get(json_array_get(rows, (size_t)i), 1)));
         assert_string_equal(kind, "qa");
         near(right / (double)n, real(c, "acc"), "acc", number);
     }
 }
 static void check_rmse(const json_t *c, int64_t number) {
     int64_t n;
-    double *gold = reals(field(c, "gold"), &n), *pred = reals(field(c, "pred"), &n), constant, uniform, *rows = (double *)xcalloc(2 * n, sizeof(double));
-    for (int64_t i = 0; i < n; i++) {
-        pred[i] -= gold[i];
-        if (!isnan(pred[i])) { rows[2 * i] = pred[i] * pred[i]; rows[2 * i + 1] = 1; }
-    }
-    near_json(rmse(pred, n), field(c, "rmse"), "rmse", number);
-    near_json(bootstrap_sums(rows, n, 2, sums_rmse, NULL, 2, 1).value, field(c, "rmse"), "rmse from sums", number);
+    double *gold = reals(field(c, "gold"), &n), *pred = reals(field(c, "pred"), &n), constant, uniform;
+    for (int64_t i = 0; i < n; i++) pred[i] -= gold[i];
+    near_json(rmse_of(pred, n), field(c, "rmse"), "rmse", number);
     rmse_baselines(gold, n, -1, 1, &constant, &uniform);
     near(constant, real(c, "constant"), "rmse of a constant", number);
     near(uniform, real(c, "uniform"), "rmse of a draw", number);
-    free(gold); free(pred); free(rows);
+    free(gold); free(pred);
 }
 static void entities_relations_numbers(void **state) { (void)state; each("entities", check_entities); each("relations", check_relations); each("rmse", check_rmse); each("harness", check_harness); }
 
 // ---- texts
 
 static void check_rouge(const json_t *c, int64_t number) {
-    static const char *const names[] = {"rouge1", "rouge2", "rougeL", "rougeLsum"};
+    static const char *const names[] = {"rouge1", "rouge2", "rougeL"};
     for (int stem = 0; stem < 2; stem++) {
-        Prf got[NUM_ROUGE + 1];
-        assert_true(rouge(string_of(field(c, "gold")), string_of(field(c, "pred")), stem, got) && rouge_lsum(string_of(field(c, "gold")), string_of(field(c, "pred")), stem, &got[NUM_ROUGE]));
-        for (int k = 0; k < NUM_ROUGE + 1; k++) {
+        Prf got[NUM_ROUGE];
+        assert_true(rouge(string_of(field(c, "gold")), string_of(field(c, "pred")), stem, got));
+        for (int k = 0; k < NUM_ROUGE; k++) {
             const json_t *expected = json_array_get(json_array_get(field(c, "scores"), (size_t)stem), (size_t)k);
             near_json(got[k].precision, json_array_get(expected, 0), names[k], number);
             near_json(got[k].recall, json_array_get(expected, 1), names[k], number);
@@ -312,14 +322,13 @@ static void check_stems(const json_t *c, int64_t number) {
 }
 static void check_matches(const json_t *c, int64_t number) {
     Text a = string_of(field(c, "a")), b = string_of(field(c, "b"));
-    if (exact_match(a, b) != json_is_true(field(c, "exact"))) fail_msg("case %" PRId64 ": \"%.*s\" and \"%.*s\", exact", number, (int)a.length, a.data, (int)b.length, b.data);
     if (exact_match_normalised(a, b) != json_is_true(field(c, "normalised"))) fail_msg("case %" PRId64 ": \"%.*s\" and \"%.*s\", normalised", number, (int)a.length, a.data, (int)b.length, b.data);
-    compared += 2;
+    compared++;
 }
 static void texts(void **state) {
     (void)state;
     each("rouge", check_rouge); each("stems", check_stems); each("matches", check_matches);
-    Prf r[NUM_ROUGE], sum;   // the specification's own
+    Prf r[NUM_ROUGE];   // the specification's own
     rouge(text_of("Q3 revenue rose 12.5% to $1.2bn, beating the company's own guidance."), text_of("The company's revenue rose 12.5 percent in Q3 to $1.2 bn and beat guidance"), false, r);
     assert_true(fabs(r[ROUGE_1].f1 - 0.709677419) < 5e-10 && fabs(r[ROUGE_2].f1 - 0.413793103) < 5e-10 && fabs(r[ROUGE_L].f1 - 0.451612903) < 5e-10);
     rouge(text_of("It was 3\xE2\x84\xAA, \xC4\xB0stanbul"), text_of("it wa 3k i stanbul"), true, r);   // three letters are no word to stem; lower() makes ASCII of two others
@@ -332,7 +341,6 @@ static void texts(void **state) {
     for (uint64_t i = 0; i < ROUGE_MAX_TOKENS / 8 + 1; i++) { char w[16]; int n = snprintf(w, sizeof w, "%d ", (int)random_below(1, 2, i, 3)); buffer_add(&big, w, n); }
     double start = seconds_now();
     assert_true(rouge(text_make(big.data, big.len), text_make(big.data + 2, big.len - 2), true, r) && r[ROUGE_L].f1 > 0.9999 && r[ROUGE_L].f1 < 1);
-    assert_true(!rouge_lsum(text_make(big.data, big.len), text_make(big.data, big.len), false, &sum) && isnan(sum.f1));
     for (int i = 0; i < 3; i++) { buffer_reserve(&big, big.len); buffer_add(&big, big.data, big.len); }
     assert_false(rouge(text_make(big.data, big.len), text_of("1"), false, r));
     assert_true(r[ROUGE_1].recall == 1.0 / ROUGE_MAX_TOKENS);
@@ -370,12 +378,13 @@ static Number number_in(const json_t *j, int64_t number) {   // reads the text, 
     assert_true(n.percent == json_is_true(field(j, "percent")));
     return n;
 }
+static const char *const number_compare[NUM_COMPARE] = {"strict", "rounded", "relaxed"};
 static void check_comparisons(const json_t *c, int64_t number) {
     Number p = number_in(field(c, "pred"), number), g = number_in(field(c, "gold"), number);
     for (int how = 0; how < NUM_COMPARE; how++) {
         if (number_matches((NumberCompare)how, p, g) != json_is_true(json_array_get(field(c, "matches"), (size_t)how)))
             fail_msg("case %" PRId64 ": \"%s\" for \"%s\" is %s %s", number, json_string_value(field(field(c, "pred"), "text")), json_string_value(field(field(c, "gold"), "text")),
-                     json_is_true(json_array_get(field(c, "matches"), (size_t)how)) ? "not right, expected right:" : "right, expected not:", number_compare_names[how]);
+                     json_is_true(json_array_get(field(c, "matches"), (size_t)how)) ? "not right, expected right:" : "right, expected not:", number_compare[how]);
         compared++;
     }
 }
@@ -389,13 +398,11 @@ static void numbers(void **state) {
     for (int i = 0; i < COUNT(cases); i++) for (int how = 0; how < NUM_COMPARE; how++) {
         Number p, g;
         assert_true(number_of(text_of(cases[i].pred), false, &p) == RESULT_ONE && number_of(text_of(cases[i].gold), false, &g) == RESULT_ONE);
-        if (number_matches((NumberCompare)how, p, g) != (how >= cases[i].level)) fail_msg("\"%s\" for \"%s\": %s", cases[i].pred, cases[i].gold, number_compare_names[how]);
+        if (number_matches((NumberCompare)how, p, g) != (how >= cases[i].level)) fail_msg("\"%s\" for \"%s\": %s", cases[i].pred, cases[i].gold, number_compare[how]);
     }
     Number n;   // what is no answer, or not one
     static const struct { const char *text; Found found; } none[] = {{"1.234,5", RESULT_AMBIGUOUS}, {"Q3", RESULT_NONE}, {"10-K", RESULT_NONE}, {"N/A", RESULT_NONE}, {"between 3 and 4", RESULT_AMBIGUOUS}, {"5 (1)", RESULT_AMBIGUOUS}, {"1,234.5", RESULT_ONE}};
     for (int i = 0; i < COUNT(none); i++) if (number_of(text_of(none[i].text), false, &n) != none[i].found) fail_msg("%s", none[i].text);
-    static const struct { double x, unit; } written[] = {{127.4, 0.1}, {0.14136, 1e-5}, {1200000, 1}, {12, 1}, {0, 1}, {-3.25, 0.01}, {1e22, 1}, {1e-7, 1e-7}, {0.1, 0.1}};
-    for (int i = 0; i < COUNT(written); i++) { n = number_from_double(written[i].x); if (n.value != written[i].x || n.percent || fabs(n.unit / written[i].unit - 1) > 1e-9) fail_msg("%g: unit %g", n.value, n.unit); }
     const Number bad[] = {{NAN, 1, false}, {INFINITY, 1, false}}, huge = {1.7e308, 1e308, false};
     for (int i = 0; i < 2; i++) assert_false(number_matches(COMPARE_RELAXED, bad[i], bad[i]));
     assert_true(number_matches(COMPARE_STRICT, huge, huge));
@@ -565,10 +572,10 @@ static void any_bytes(void **state) {   // what is no text at all is scored as w
             x[k] = text_make(bytes[k], n);
             for (int i = 0; i < 16; i++) tags[k][i] = text_slice(x[k], n * i / 16, n * (i + 1) / 16);
         }
-        Prf r[NUM_ROUGE + 1];
-        assert_true(rouge(x[0], x[1], t % 2, r) && rouge_lsum(x[0], x[1], t % 2, &r[NUM_ROUGE]));
-        for (int k = 0; k <= NUM_ROUGE; k++) assert_true(r[k].precision >= 0 && r[k].precision <= 1 && r[k].recall >= 0 && r[k].recall <= 1 && r[k].f1 >= 0 && r[k].f1 <= 1);
-        assert_true(r[ROUGE_1].f1 > 0 || (r[ROUGE_2].f1 == 0 && r[ROUGE_L].f1 == 0 && r[NUM_ROUGE].f1 == 0));
+        Prf r[NUM_ROUGE];
+        assert_true(rouge(x[0], x[1], t % 2, r));
+        for (int k = 0; k < NUM_ROUGE; k++) assert_true(r[k].precision >= 0 && r[k].precision <= 1 && r[k].recall >= 0 && r[k].recall <= 1 && r[k].f1 >= 0 && r[k].f1 <= 1);
+        assert_true(r[ROUGE_1].f1 > 0 || (r[ROUGE_2].f1 == 0 && r[ROUGE_L].f1 == 0));
         Counts e = entity_counts(tags[0], tags[1], 16), s = set_counts(tags[0], 16, tags[1], 16);
         assert_true(e.right <= e.gold && e.right <= e.predicted && e.gold <= 16 && s.right <= s.gold && s.right <= s.predicted && s.gold >= 1);
         e = entity_counts(tags[0], tags[0], 16);
