@@ -233,8 +233,11 @@ FN bool eval_results_begin(EvalRun *v, Error *e) {
     if (ok && file_exists(path)) ok = (before = json_parse_file(path, 1 << 28, e)) != NULL;
     for (int k = 0; ok && before && k < 4; k++)
         if (!json_equal(json_object_get(before, same[k]), json_object_get(v->results, same[k]))) {
-            char *a = json_dumps(json_object_get(before, same[k]), JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(json_object_get(v->results, same[k]), JSON_ENCODE_ANY | JSON_COMPACT);
-            ok = fail(e, "%s: is of another run: \"%s\" is %.300s, here %.300s ---> give the same model and settings, or another --out", path, same[k], a ? a : "missing", b);
+            const json_t *x = json_object_get(before, same[k]), *y = json_object_get(v->results, same[k]), *one;
+            const char *key, *which = same[k];   // of the settings only the first that differs
+            json_object_foreach((json_t *)y, key, one) if (!json_equal(json_object_get(x, key), one)) { which = key; x = json_object_get(x, key); y = one; break; }
+            char *a = json_dumps(x, JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(y, JSON_ENCODE_ANY | JSON_COMPACT);
+            ok = fail(e, "%s: is of another run: \"%s\" is %.300s, here %.300s ---> give the same model and settings, or another --out", path, which, a ? a : "missing", b);
             free(a); free(b);
         }
     if (ok && before) json_object_update(json_object_get(v->results, "tasks"), json_object_get(before, "tasks"));
