@@ -304,8 +304,13 @@ FN bool eval_task(EvalRun *v, TaskRun *t, bool *on, Error *e) {
         ok = *on = entry != NULL;
         if (ok && !o->a.quiet) {
             const json_t *score = json_object_get(entry, "score"), *error = json_object_get(entry, "stderr");
-            fprintf(stderr, "%s: %s %.4f +- %.4f, %" PRId64 " rows", t->task->name, json_string_value(json_object_get(entry, "metric")), json_is_number(score) ? json_number_value(score) : NAN, json_is_number(error) ? json_number_value(error) : NAN, t->n);
-            if (t->n > s->file.resumed) fprintf(stderr, ", %" PRId64 " new ones in %.1f s, %.1f rows/s, %.1f new tok/s", t->n - s->file.resumed, s->seconds, (double)(t->n - s->file.resumed) / s->seconds, (double)s->new_tokens / s->seconds);
+            fprintf(stderr, "%s: %s ", t->task->name, json_string_value(json_object_get(entry, "metric")));
+            if (json_is_number(score)) fprintf(stderr, "%.4f +- %.4f", json_number_value(score), json_is_number(error) ? json_number_value(error) : NAN);
+            else fprintf(stderr, t->task->metric == METRIC_JUDGE ? "comes from eval judge" : "has no value");
+            fprintf(stderr, ", %" PRId64 " rows", t->n);
+            if (t->skipped[SKIP_TOO_LONG]) fprintf(stderr, ", %" PRId64 " of them too long to be asked", t->skipped[SKIP_TOO_LONG]);
+            if (t->n > s->file.resumed) fprintf(stderr, ", %" PRId64 " new ones", t->n - s->file.resumed);
+            if (t->n > s->file.resumed && s->seconds > 0) fprintf(stderr, " in %.1f s, %.1f rows/s, %.1f new tok/s", s->seconds, (double)(t->n - s->file.resumed) / s->seconds, (double)s->new_tokens / s->seconds);
             fputc('\n', stderr);
         }
         if (ok) json_object_set_new(tasks, t->task->name, entry);
