@@ -245,6 +245,8 @@ FN json_t *sample_json(const Task *t, const Doc *d, const Sample *s, int64_t row
     if (s->counted) json_object_set_new(j, "counts", json_pack("[I, I, I]", (json_int_t)s->counts.right, (json_int_t)s->counts.predicted, (json_int_t)s->counts.gold));
     if (!isnan(s->error)) json_object_set_new(j, "error", json_real(s->error));
     json_object_set_new(j, "extractor", json_string(EXTRACTOR_VERSION));
+    const char *subset = t->fields[FIELD_SUBSET];   // under the row's own name, or `eval score` of these lines would not know the parts that avg_f1 is over
+    if (d->subset.length && !strchr(subset, '.') && !json_object_get(j, subset)) json_object_set_new(j, subset, text_json(d->subset));
     return j;
 }
 
@@ -556,9 +558,13 @@ FN json_t *task_metrics(const Task *t, const Doc *docs, const Sample *samples, i
     json_object_foreach(json_object_get(t->json, "suites"), name, value) {
         json_array_append_new(names, json_string(name));
         if (suite && strcmp(suite, name) == 0) of_suite = value;
-        json_object_foreach(json_object_get(value, "published"), who, score) json_object_set(published, who, score);
     }
     if (json_is_string(json_object_get(of_suite, "metric"))) metric_find(json_string_value(json_object_get(of_suite, "metric")), &shown);
+    json_object_foreach(json_object_get(t->json, "suites"), name, value) {   // what was published stands beside what is shown only where both are the same metric: no accuracy beside an MCC
+        Metric of = t->metric;
+        if (json_is_string(json_object_get(value, "metric"))) metric_find(json_string_value(json_object_get(value, "metric")), &of);
+        json_object_foreach(json_object_get(value, "published"), who, score) if (of == shown) json_object_set(published, who, score);
+    }
     json_object_set_new(j, "title", json_string(t->title));
     json_object_set_new(j, "suites", names);
     json_object_foreach(json_object_get(t->json, "suites"), name, value) if (json_object_get(value, "category")) json_object_set(j, "category", json_object_get(value, "category"));
