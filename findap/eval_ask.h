@@ -428,10 +428,12 @@ static const double assumed_flops = 4e14, assumed_bytes = 3e12;
 static const double assumed_flops = 2e10, assumed_bytes = 1e10;
 #endif
 FN double eval_estimate(const EvalRun *v, const TaskRun *t) {   // seconds: prompts at the rate of the arithmetic, answers a token a call, each of which reads all weights
-    double parameters = (double)config_num_parameters(&v->run.config), behind = 0, calls = (double)t->new_tokens / (double)v->run.room.batch;
+    const Config *c = &v->run.config;
+    double head = (double)c->vocab_size * (double)c->hidden_size, body = (double)config_num_parameters(c) - head * (c->tied_embeddings ? 1 : 2);   // the head counts only where something is asked, an embedding is looked up
+    double behind = 0, asked = (double)t->n, batch = (double)v->run.room.batch, calls = (double)t->new_tokens / batch;
     for (int64_t i = 0; i < t->n; i++) for (int k = 0; t->rows[i].choices && k < t->rows[i].num_choices; k++) behind += (double)t->rows[i].choices[k].len;
-    double a_call = 2 * parameters * (double)v->run.room.batch / assumed_flops, reading = parameters * (double)(sizeof(float) / (assumed_flops > 1e14 ? 2 : 1)) / assumed_bytes;
-    return (2 * parameters * ((double)t->prompt_tokens + behind) / assumed_flops + calls * (a_call > reading ? a_call : reading)) / v->run.comm.size;
+    double a_call = 2 * (body + head) * batch / assumed_flops, reading = (body + head) * (double)(sizeof(float) / (assumed_flops > 1e14 ? 2 : 1)) / assumed_bytes;
+    return (2 * body * ((double)t->prompt_tokens + behind) / assumed_flops + 2 * head * (asked + behind) / assumed_flops + calls * (a_call > reading ? a_call : reading)) / v->run.comm.size;
 }
 
 FN void eval_print_plan(const EvalRun *v) {

@@ -362,6 +362,8 @@ FN void comparison_notes(const Comparison *x, char *out, size_t size) {
     int n = snprintf(out, size, "%s", x->test == TEST_UNPAIRED ? "unpaired" : "");
     if (x->only_a || x->only_b) n += snprintf(out + n, size - (size_t)n, "%s%" PRId64 " rows in A only, %" PRId64 " in B only", n ? "; " : "", x->only_a, x->only_b);
     if (x->other_prompts) n += snprintf(out + n, size - (size_t)n, "%s%" PRId64 " prompts differ", n ? "; " : "", x->other_prompts);
+    double unread[2] = {task_unanswered(x->a), task_unanswered(x->b)};   // or a gain may be one of form alone
+    if (unread[0] > UNANSWERED_PERCENT || unread[1] > UNANSWERED_PERCENT) n += snprintf(out + n, size - (size_t)n, "%sunread: %s %% of A, %s %% of B", n ? "; " : "", shown(unread[0], 0).text, shown(unread[1], 0).text);
     if (x->scores_differ) snprintf(out + n, size - (size_t)n, "%sresults.json has another score", n ? "; " : "");
 }
 

@@ -395,7 +395,7 @@ FN Answer answer_made(Outcome o) { Answer a; memset(&a, 0, sizeof a); a.outcome 
 // The output without its thoughts, trimmed. False: there is nothing to be read, and *a says why
 FN bool answer_begin(Text *output, bool truncated, Answer *a) {
     *a = answer_made(OUTCOME_ANSWERED);
-    if (text_trim(*output).length == 0) { a->outcome = OUTCOME_EMPTY; return false; }
+    if (text_trim(*output).length == 0) { a->outcome = truncated ? OUTCOME_TRUNCATED : OUTCOME_EMPTY; return false; }
     if (!text_after_thinking(output)) { a->outcome = truncated ? OUTCOME_TRUNCATED : OUTCOME_MISSING; return false; }
     if (output->length == 0) { a->outcome = truncated ? OUTCOME_TRUNCATED : OUTCOME_EMPTY; return false; }
     if (truncated) a->outcome = OUTCOME_TRUNCATED;

@@ -373,14 +373,6 @@ FN void report_notes(Report *r) {
 
 // ---- outcomes
 
-enum { UNANSWERED_PERCENT = 5 };
-FN double report_unanswered(const TaskResult *t) {   // per cent of the outputs
-    double answered = 0, sum = 0;
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)t->outcomes, key, value) { sum += json_number_value(value); if (strcmp(key, "answered") == 0) answered = json_number_value(value); }
-    return sum > 0 ? 100 * (sum - answered) / sum : NAN;
-}
 FN void report_outcomes(Report *r) {
     Html *h = &r->h;
     json_t *names = json_object();   // in the order in which they appear
@@ -390,7 +382,7 @@ FN void report_outcomes(Report *r) {
         if (r->runs[i].tasks[k].outcomes) json_object_foreach((json_t *)r->runs[i].tasks[k].outcomes, key, value) if (json_object_size(names) < 16) json_object_set_new(names, key, json_null());
     if (json_object_size(names) == 0) { json_decref(names); return; }
     int64_t all = 0, many = 0;
-    for (int i = 0; i < r->num_runs; i++) for (int64_t k = 0; k < r->runs[i].n; k++) if (r->runs[i].tasks[k].outcomes) { all++; many += report_unanswered(&r->runs[i].tasks[k]) > UNANSWERED_PERCENT; }
+    for (int i = 0; i < r->num_runs; i++) for (int64_t k = 0; k < r->runs[i].n; k++) if (r->runs[i].tasks[k].outcomes) { all++; many += task_unanswered(&r->runs[i].tasks[k]) > UNANSWERED_PERCENT; }
     html_add(h, "<h2 id=\"outcomes\">Could the answers be read?</h2>\n<p>In %" PRId64 " of %" PRId64 " results more than %d %% of the outputs hold no clear answer. Those count as wrong, never as some default.</p>\n", many, all, UNANSWERED_PERCENT);
     html_raw(h, "<details><summary>All outcomes</summary>\n<p class=\"soft small\">Overlength: the share that reached the cap of tokens.</p>\n<div class=\"box\" tabindex=\"0\"><table class=\"pin\"><thead><tr><th scope=\"col\" class=\"name\">Task</th><th scope=\"col\">Run</th><th scope=\"col\" class=\"n\">n</th>");
     json_object_foreach(names, key, value) { html_raw(h, "<th scope=\"col\" class=\"n\">"); html_text(h, key); html_raw(h, "</th>"); }
@@ -408,7 +400,7 @@ FN void report_outcomes(Report *r) {
             if (x) html_add(h, "<td class=\"n\">%" PRId64 "</td>", (int64_t)json_integer_value(x));
             else html_raw(h, "<td class=\"n\">\xE2\x80\x93</td>");
         }
-        double lost = report_unanswered(t);
+        double lost = task_unanswered(t);
         html_raw(h, lost > UNANSWERED_PERCENT ? "<td class=\"n\"><b>" : "<td class=\"n\">");
         html_number(h, lost, 1, false);
         html_raw(h, isfinite(lost) ? lost > UNANSWERED_PERCENT ? " %</b></td><td class=\"n\">" : " %</td><td class=\"n\">" : "</td><td class=\"n\">");

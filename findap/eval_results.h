@@ -207,6 +207,14 @@ FN const TaskResult *task_result_find(const RunResult *r, const char *id) {
 // ---- how numbers are shown: shares in per cent, what has a unit of its own (an RMSE, a rating from 1 to 10) as it is
 
 FN double task_unit(const TaskResult *t) { return t->share ? 100 : 1; }
+enum { UNANSWERED_PERCENT = 5 };   // above it a score says more about the form of the answers than about what they say
+FN double task_unanswered(const TaskResult *t) {   // per cent of the outputs
+    double answered = 0, sum = 0;
+    const char *key;
+    json_t *value;
+    if (t->outcomes) json_object_foreach((json_t *)t->outcomes, key, value) { sum += json_number_value(value); if (strcmp(key, "answered") == 0) answered = json_number_value(value); }
+    return sum > 0 ? 100 * (sum - answered) / sum : NAN;
+}
 FN void number_text(char *out, size_t size, double x, int digits, bool sign) {   // "-" where it is not known
     if (!isfinite(x)) { snprintf(out, size, "-"); return; }
     snprintf(out, size, sign ? "%+.*f" : "%.*f", digits, x);
@@ -221,10 +229,9 @@ FN NumberText shown_p(double p) {
     return t;
 }
 
-// ---- the table of lm-evaluation-harness, with what a score must be seen beside: how many rows, and what no model at all would get
+// ---- the table of lm-evaluation-harness, with what a score must be seen beside: how many rows, what no model at all would get, and how many answers could not be read
 
 // How many answers could not be used, where that is more than one in twenty: such a score says as much about the asking as about the model
-#define OUTCOMES_WORTH_SAYING 0.05
 FN bool outcomes_note(const TaskResult *t, char *out, size_t size) {   // "31.2 % truncated, 6.0 % missing"
     const char *name;
     json_t *count;
@@ -232,7 +239,7 @@ FN bool outcomes_note(const TaskResult *t, char *out, size_t size) {   // "31.2 
     out[0] = 0;
     if (t->outcomes) json_object_foreach((json_t *)t->outcomes, name, count) {
         double share = t->n ? json_number_value(count) / (double)t->n : 0;
-        if (strcmp(name, "answered") == 0 || !(share > OUTCOMES_WORTH_SAYING) || n >= size) continue;
+        if (strcmp(name, "answered") == 0 || !(100 * share > UNANSWERED_PERCENT) || n >= size) continue;
         n += (size_t)snprintf(out + n, size - n, "%s%.1f %% %.32s", n ? ", " : "", 100 * share, name);
     }
     return n > 0;
@@ -256,8 +263,8 @@ FN void result_row(TextTable *t, const TaskResult *k, const char *metric, const 
     table_cell(t, "%s", shown(s->value * unit, unit == 1 ? 4 : 2).text);
     table_cell(t, "\xC2\xB1");
     table_cell(t, "%s", shown(s->error * unit, unit == 1 ? 4 : 2).text);
-    if (first) { table_cell(t, "%" PRId64, k->n); table_cell(t, "%s", shown(k->majority * unit, 2).text); table_cell(t, "%s", shown(k->random * unit, 2).text); }
-    else for (int i = 0; i < 3; i++) table_cell(t, "%s", "");
+    if (first) { table_cell(t, "%" PRId64, k->n); table_cell(t, "%s", shown(k->majority * unit, 2).text); table_cell(t, "%s", shown(k->random * unit, 2).text); table_cell(t, "%s", shown(task_unanswered(k), 1).text); }
+    else for (int i = 0; i < 4; i++) table_cell(t, "%s", "");
 }
 
 // results: what results.json holds; `where` names it in errors
@@ -267,9 +274,9 @@ FN bool results_print(json_t *results, const char *where, FILE *f, Error *e) {
     r.json = json_incref(results);
     r.label = xstrdup("");
     bool ok = run_result_read(&r, where, e);
-    static const char *const head[] = {"Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr", "n", "Majority", "Random"};
-    TextTable t = {"lrlrllrlrrrr", NULL, 0, 0}, g = {"lrlrllrlrr", NULL, 0, 0};
-    for (int i = 0; ok && i < 12; i++) table_cell(&t, "%s", *head[i] ? head[i] : "   ");
+    static const char *const head[] = {"Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr", "n", "Majority", "Random", "Unread"};
+    TextTable t = {"lrlrllrlrrrrr", NULL, 0, 0}, g = {"lrlrllrlrr", NULL, 0, 0};
+    for (int i = 0; ok && i < 13; i++) table_cell(&t, "%s", *head[i] ? head[i] : "   ");
     for (int64_t i = 0; ok && i < r.n; i++) {
         const TaskResult *k = &r.tasks[i];
         result_row(&t, k, k->metric, &k->score, true);
@@ -298,7 +305,7 @@ FN bool results_print(json_t *results, const char *where, FILE *f, Error *e) {
         fputc('\n', f);
         if (ok) table_print(&g, f);
     }
-    if (ok) fputs("values x 100, but rmse and ratings as they are; majority: the most frequent answer each time; random: guessing; further metrics: results.json\n", f);
+    if (ok) fputs("values x 100, but rmse and ratings as they are; majority: the most frequent answer each time; random: guessing; unread: per cent of the answers that say nothing clear, which count as wrong; further metrics: results.json\n", f);
     bool any = false;
     char note[512];
     for (int64_t i = 0; ok && i < r.n; i++) if (outcomes_note(&r.tasks[i], note, sizeof note)) {

@@ -236,8 +236,11 @@ FN bool eval_results_begin(EvalRun *v, Error *e) {
     if (ok && file_exists(path)) ok = (before = json_parse_file(path, 1 << 28, e)) != NULL;
     for (int k = 0; ok && before && k < 4; k++)
         if (!json_equal(json_object_get(before, same[k]), json_object_get(v->results, same[k]))) {
-            char *a = json_dumps(json_object_get(before, same[k]), JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(json_object_get(v->results, same[k]), JSON_ENCODE_ANY | JSON_COMPACT);
-            ok = fail(e, "%s: is of another run: \"%s\" is %.300s, here %.300s ---> give the same model and settings, or another --out", path, same[k], a ? a : "missing", b);
+            const json_t *x = json_object_get(before, same[k]), *y = json_object_get(v->results, same[k]), *one;
+            const char *key, *which = same[k];   // of the settings only the first that differs
+            json_object_foreach((json_t *)y, key, one) if (!json_equal(json_object_get(x, key), one)) { which = key; x = json_object_get(x, key); y = one; break; }
+            char *a = json_dumps(x, JSON_ENCODE_ANY | JSON_COMPACT), *b = json_dumps(y, JSON_ENCODE_ANY | JSON_COMPACT);
+            ok = fail(e, "%s: is of another run: \"%s\" is %.300s, here %.300s ---> give the same model and settings, or another --out", path, which, a ? a : "missing", b);
             free(a); free(b);
         }
     if (ok && before) json_object_update(json_object_get(v->results, "tasks"), json_object_get(before, "tasks"));
@@ -306,10 +309,16 @@ FN bool eval_task(EvalRun *v, TaskRun *t, bool *on, Error *e) {
             TaskResult x;
             Error inner;
             char notes[512] = "";
-            if (task_result_read(t->task->name, entry, t->task->name, &x, &inner)) outcomes_note(&x, notes, sizeof notes);
-            fprintf(stderr, "%s: %s %s +- %s, %" PRId64 " rows%s%s", t->task->name, x.metric, shown(x.score.value, 4).text, shown(x.score.error, 4).text, t->n, *notes ? ", " : "", notes);
-            task_result_free(&x);
-            if (t->n > s->file.resumed) fprintf(stderr, ", %" PRId64 " new ones in %.1f s, %.1f rows/s, %.1f new tok/s", t->n - s->file.resumed, s->seconds, (double)(t->n - s->file.resumed) / s->seconds, (double)s->new_tokens / s->seconds);
+            bool read = task_result_read(t->task->name, entry, t->task->name, &x, &inner);
+            if (read) outcomes_note(&x, notes, sizeof notes);
+            fprintf(stderr, "%s: %s ", t->task->name, json_string_value(json_object_get(entry, "metric")));
+            if (read && isfinite(x.score.value)) fprintf(stderr, "%s +- %s", shown(x.score.value, 4).text, shown(x.score.error, 4).text);
+            else fprintf(stderr, t->task->metric == METRIC_JUDGE ? "comes from eval judge" : "has no value");
+            if (read) task_result_free(&x);
+            fprintf(stderr, ", %" PRId64 " rows%s%s", t->n, *notes ? ", " : "", notes);
+            if (t->skipped[SKIP_TOO_LONG]) fprintf(stderr, ", %" PRId64 " of them too long to be asked", t->skipped[SKIP_TOO_LONG]);
+            if (t->n > s->file.resumed) fprintf(stderr, ", %" PRId64 " new ones", t->n - s->file.resumed);
+            if (t->n > s->file.resumed && s->seconds > 0) fprintf(stderr, " in %.1f s, %.1f rows/s, %.1f new tok/s", s->seconds, (double)(t->n - s->file.resumed) / s->seconds, (double)s->new_tokens / s->seconds);
             fputc('\n', stderr);
         }
         if (ok) json_object_set_new(tasks, t->task->name, entry);

@@ -255,6 +255,8 @@ FN json_t *sample_json(const Task *t, const Doc *d, const Sample *s, int64_t row
     if (s->counted) json_object_set_new(j, "counts", json_pack("[I, I, I]", (json_int_t)s->counts.right, (json_int_t)s->counts.predicted, (json_int_t)s->counts.gold));
     if (!isnan(s->error)) json_object_set_new(j, "error", json_real(s->error));
     json_object_set_new(j, "extractor", json_string(EXTRACTOR_VERSION));
+    const char *subset = t->fields[FIELD_SUBSET];   // under the row's own name, or `eval score` of these lines would not know the parts that avg_f1 is over
+    if (d->subset.length && !strchr(subset, '.') && !json_object_get(j, subset)) json_object_set_new(j, subset, text_json(d->subset));
     return j;
 }
 

@@ -556,7 +556,7 @@ static void misuse_is_one_line(void **state) {
     expect(RUN "--tasks many --shots 1 --out @x --strict", "many_valid.jsonl is not there");
     // another run's answers
     run_genrm(0, RUN "--tasks count --out @mine --quiet");
-    expect(RUN "--tasks count --out @mine --max-new 5 --quiet", "results.json: is of another run: \"settings\"");
+    expect(RUN "--tasks count --out @mine --max-new 5 --quiet", "results.json: is of another run: \"max_new\" is \"as the task says\", here 5 --->");
     assert_int_equal(unlink(in("mine/results.json")), 0);
     run_genrm(1, RUN "--tasks count pick --out @mine --max-new 5 --quiet");
     assert_non_null(strstr(output, "samples_count.jsonl.run: the answers there are of another run: "));

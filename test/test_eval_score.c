@@ -271,6 +271,24 @@ static void choices_by_likelihood(void **state) {
 
 // ---- tasks and rows
 
+static void published_beside_its_own_metric(void **state) {   // an accuracy that was published says nothing beside an MCC
+    (void)state;
+    static const char text[] = "{\"name\":\"a\",\"extract\":\"label\",\"choices\":[\"good\",\"bad\"],\"metric\":\"mcc\",\"suites\":{\"one\":{\"metric\":\"acc\",\"published\":{\"X\":64}},\"two\":{\"published\":{\"Y\":1.5}}}}";
+    static const struct { const char *suite, *metric, *who, *not_who; } cases[] = {{NULL, "mcc", "Y", "X"}, {"one", "acc", "X", "Y"}, {"two", "mcc", "Y", "X"}};
+    Task t;
+    Error e;
+    must(task_load(put("published.json", text, (int64_t)sizeof text - 1), &t, &e), &e);
+    ScoreOptions o = score_options_default();
+    for (int i = 0; i < 3; i++) {
+        json_t *j = task_metrics(&t, NULL, NULL, 0, 0, &o, cases[i].suite), *published = json_object_get(j, "published");
+        assert_string_equal(json_string_value(json_object_get(j, "metric")), cases[i].metric);
+        assert_true(json_object_get(published, cases[i].who) && !json_object_get(published, cases[i].not_who));
+        json_decref(j);
+    }
+    task_free(&t);
+    assert_int_equal(unlink(in("published.json")), 0);
+}
+
 static void bad_tasks(void **state) {
     (void)state;
     static const struct { const char *json, *says; } bad[] = {
@@ -773,6 +791,6 @@ int main(int argc, char **argv) {   // test_eval_score fuzz N 2> FILE: so many r
         return teardown(NULL);
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(reads_by_hand), cmocka_unit_test(classes_by_hand), cmocka_unit_test(others_by_hand), cmocka_unit_test(like_the_harness), cmocka_unit_test(choices_by_likelihood),
-        cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(rows_of_others), cmocka_unit_test(suites_and_units), cmocka_unit_test(damaged)};
+        cmocka_unit_test(published_beside_its_own_metric), cmocka_unit_test(bad_tasks), cmocka_unit_test(found_tasks), cmocka_unit_test(good_rows), cmocka_unit_test(bad_rows_cost_themselves), cmocka_unit_test(the_program), cmocka_unit_test(rows_of_others), cmocka_unit_test(suites_and_units), cmocka_unit_test(damaged)};
     return cmocka_run_group_tests(tests, one_thread, teardown);
 }

@@ -241,19 +241,19 @@ static void terminal_table(void **state) {
     (void)state;
     Error e;
     const char *text = "{\"format\":\"findap-eval-1\",\"tasks\":{\"fpb\":{\"mode\":\"direct\",\"version\":1,\"n\":970,\"metric\":\"acc\",\"score\":0.9113,\"stderr\":0.0091,\"metrics\":{\"acc\":{\"value\":0.9113},\"mcc\":{\"value\":-0.05,\"stderr\":null},\"micro_f1\":{\"value\":0.9},\"weighted_f1\":{\"value\":-0.05,\"stderr\":null}},\"outcomes\":{\"answered\":620,\"truncated\":302,\"missing\":48},"
-                       "\"baselines\":{\"majority\":0.5948,\"random\":0.3333}},\"t|s\\u001b[2J\":{\"n\":5,\"metric\":\"rmse\",\"score\":null,\"higher_is_better\":false},\"mt\":{\"n\":80,\"metric\":\"judge\",\"score\":0.9,\"share\":false,\"outcomes\":{\"truncated\":4}}},\"groups\":{\"finance\":{\"mean\":0.5,\"tasks\":2}}}";
+                       "\"baselines\":{\"majority\":0.5948,\"random\":0.3333}},\"t|s\\u001b[2J\":{\"n\":5,\"metric\":\"rmse\",\"score\":null,\"higher_is_better\":false},\"mt\":{\"n\":80,\"metric\":\"judge\",\"score\":0.9,\"share\":false,\"outcomes\":{\"answered\":76,\"truncated\":4}}},\"groups\":{\"finance\":{\"mean\":0.5,\"tasks\":2}}}";
     json_t *j = json_parse("t", text, (int64_t)strlen(text), &e);
     char *printed = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&printed, &size);
     if (!j || !results_print(j, "t", f, &e)) fail_msg("%s", e.text);
     fclose(f);
-    const char *expected = "|Tasks     |Version|Filter|n-shot|Metric     |   | Value|   |Stderr|  n|Majority|Random|\n"
-                           "|----------|------:|------|-----:|-----------|---|-----:|---|-----:|--:|-------:|-----:|\n"
-                           "|fpb       |      1|direct|     0|acc        |\xE2\x86\x91  | 91.13|\xC2\xB1  |  0.91|970|   59.48| 33.33|\n"
-                           "|          |       |direct|      |weighted_f1|\xE2\x86\x91  | -5.00|\xC2\xB1  |     -|   |        |      |\n"
-                           "|t/s\\x1b[2J|      0|none  |     0|rmse       |\xE2\x86\x93  |     -|\xC2\xB1  |     -|  5|       -|     -|\n"
-                           "|mt        |      0|none  |     0|judge      |\xE2\x86\x91  |0.9000|\xC2\xB1  |     -| 80|       -|     -|\n";
+    const char *expected = "|Tasks     |Version|Filter|n-shot|Metric     |   | Value|   |Stderr|  n|Majority|Random|Unread|\n"
+                           "|----------|------:|------|-----:|-----------|---|-----:|---|-----:|--:|-------:|-----:|-----:|\n"
+                           "|fpb       |      1|direct|     0|acc        |\xE2\x86\x91  | 91.13|\xC2\xB1  |  0.91|970|   59.48| 33.33|  36.1|\n"
+                           "|          |       |direct|      |weighted_f1|\xE2\x86\x91  | -5.00|\xC2\xB1  |     -|   |        |      |      |\n"
+                           "|t/s\\x1b[2J|      0|none  |     0|rmse       |\xE2\x86\x93  |     -|\xC2\xB1  |     -|  5|       -|     -|     -|\n"
+                           "|mt        |      0|none  |     0|judge      |\xE2\x86\x91  |0.9000|\xC2\xB1  |     -| 80|       -|     -|   5.0|\n";
     if (strncmp(printed, expected, strlen(expected)) != 0) fail_msg("%s\nexpected\n%s", printed, expected);
     if (!strstr(printed, "|Groups ") || !strstr(printed, "|50.00|")) fail_msg("%s", printed);
     if (!strstr(printed, "\nfpb: 31.1 % truncated\n") || strstr(printed, "missing\n") || strstr(printed, "mt:") || strstr(printed, "nan|")) fail_msg("%s", printed);   // 48 of 970 and 4 of 80 are few
