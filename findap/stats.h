@@ -162,7 +162,8 @@ FN Estimate replicates_estimate(double value, double *x, int64_t n) {   // sorts
     for (int64_t i = 0; i < n; i++) if (!isnan(x[i])) x[m++] = x[i];
     Estimate e = {value, NAN, NAN, NAN};
     if (m < 2 || isnan(value)) return e;
-    for (int64_t i = 0; i < m; i++) mean += x[i] / (double)m;
+    for (int64_t i = 0; i < m; i++) mean += x[i];
+    mean /= (double)m;   // of equal numbers this is that number, and their error 0
     for (int64_t i = 0; i < m; i++) squares += (x[i] - mean) * (x[i] - mean);
     qsort(x, (size_t)m, sizeof(double), compare_double);
     e.error = sqrt(squares / (double)(m - 1));
@@ -321,6 +322,7 @@ FN double *rows_bootstrap(const double *a, const double *b, int64_t n, int64_t n
 FN Estimate bootstrap_sums(const double *rows, int64_t n, int64_t num, SumsMetric f, const void *context, int64_t replicates, uint64_t seed) {
     double values[2], *x = rows_bootstrap(rows, NULL, n, num, f, context, &replicates, seed, values);
     Estimate e = replicates_estimate(n > 0 ? values[0] : NAN, x, replicates);
+    if (n < 2) e.error = e.low = e.high = NAN;   // one row says nothing about others
     free(x);
     return e;
 }
