@@ -148,8 +148,8 @@ FN void report_short(Report *r) {
         html_add(h, "of %" PRId64 " task%s %" PRId64 " better, %" PRId64 " worse, %" PRId64 " not told apart.</li>\n", g.tasks, g.tasks == 1 ? "" : "s", g.better, g.worse, g.tasks - g.better - g.worse);
     }
     html_raw(h, "</ul>\n");
-    if (r->num_runs > 1) html_add(h, "<p class=\"soft small\">Differences are of the same rows, in per cent points, with 95 %% intervals. \xE2\x80\x9C" "Better\xE2\x80\x9D and \xE2\x80\x9Cworse\xE2\x80\x9D: p &lt; 0.05 after Holm\xE2\x80\x99s correction for all %" PRId64
-                                    " tests of this page.</p>\n", r->compared.tests);
+    if (r->num_runs > 1) html_add(h, "<p class=\"soft small\">Differences are of the same rows, in per cent points, with 95 %% intervals. \xE2\x80\x9C" "Better\xE2\x80\x9D and \xE2\x80\x9Cworse\xE2\x80\x9D: p &lt; 0.05 after Holm\xE2\x80\x99s correction for %" PRId64
+                                    " test%s, all of this page.</p>\n", r->compared.tests, r->compared.tests == 1 ? "" : "s");
     for (int64_t i = 0; i < r->n; i++) {
         if (r->tasks[i].same_data) continue;
         html_raw(h, "<p class=\"note\"><b>");

@@ -38,5 +38,14 @@ done
 first() { number "$1" <<<"$2" | head -n 1; }
 line all "$(first exact_match "$before")" "$(first exact_match "$after")" "$(first most_frequent_answer "$after")"
 echo "  ($(first questions "$after") questions; answers that reached the cap without ending: $(first reached_cap "$before") untrained, $(first reached_cap "$after") trained)"
+
+# the same questions through eval: scores with errors, the difference tested row by row, all on one page. It reads models from directories, so the untrained one is written into one:
+# a step at a learning rate of next to nothing
+run build/train_findap_cpu --model "$demo/model" --init random --data "$demo/shards/questions" --steps 1 --seq-len 512 --step-tokens 512 --lr 1e-12 --out "$demo/untrained" --quiet
+run build/eval_cpu --model "$demo/untrained" --label untrained --tasks data/demo_task.json --data "$demo" --out "$demo/eval_untrained" --quiet >/dev/null
+run build/eval_cpu --model "$demo/out" --label trained --tasks data/demo_task.json --data "$demo" --out "$demo/eval_trained" --quiet
+run build/eval_cpu compare "$demo/eval_untrained" "$demo/eval_trained"
+run build/eval_cpu report "$demo/eval_untrained" "$demo/eval_trained" --log "$demo/out/log.jsonl" --out "$demo/report.html"
+
 echo
-echo "The adapted model is a Hugging Face directory: $demo/out  (log: $demo/out/log.jsonl)"
+echo "The adapted model is a Hugging Face directory: $demo/out  (log: $demo/out/log.jsonl; a page about it: $demo/report.html)"
