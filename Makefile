@@ -1,7 +1,7 @@
 # Makefile: finds what this machine has, says so, builds what it can and names what it skips.
 #
 #   make            all programs that can be built here
-#   make demo       the main job, end to end, on the CPU with data the project makes itself (about two minutes)
+#   make demo       the main job, end to end, on the CPU with data the project makes itself (about three minutes)
 #   make demo-align the generative reward model end to end, likewise (sample, judge, correct, pairs, dpo)
 #   make test       every test, no GPU and no Python needed
 #   make help       all targets
@@ -210,7 +210,7 @@ fuzz: $(FUZZERS)
 
 help:
 	@echo "make                 build every program this machine can build (in build/, with links here)"
-	@echo "make demo            generate data, prepare, train, ask, on the CPU: about two minutes"
+	@echo "make demo            generate data, prepare, train, ask, evaluate, on the CPU: about three minutes"
 	@echo "make demo-align      sample, judge, correct, make pairs, DPO, sample again, on the CPU: a few minutes"
 	@echo "make test            all tests (no GPU, no Python)"
 	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
