@@ -137,14 +137,17 @@ FN void *xrealloc(void *old, int64_t n, int64_t size) {
 
 FN char *xstrdup(const char *s) { size_t n = strlen(s) + 1; char *p = (char *)xmalloc((int64_t)n); memcpy(p, s, n); return p; }
 
+FN char *xvprintf(const char *format, va_list ap) {   // a new string; the caller frees it
+    char *s = NULL;
+    if (vasprintf(&s, format, ap) < 0) die("out of memory while formatting a string");
+    return s;
+}
 __attribute__((format(printf, 1, 2)))
-FN char *xprintf(const char *format, ...) {   // a new string; the caller frees it
+FN char *xprintf(const char *format, ...) {
     va_list ap;
     va_start(ap, format);
-    char *s = NULL;
-    int n = vasprintf(&s, format, ap);
+    char *s = xvprintf(format, ap);
     va_end(ap);
-    if (n < 0) die("out of memory while formatting a string");
     return s;
 }
 

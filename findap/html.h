@@ -18,11 +18,9 @@ __attribute__((format(printf, 2, 3)))
 FN void html_add(Html *h, const char *format, ...) {   // markup and numbers of our own
     va_list ap;
     va_start(ap, format);
-    char *s = NULL;
-    int n = vasprintf(&s, format, ap);
+    char *s = xvprintf(format, ap);
     va_end(ap);
-    if (n < 0) die("out of memory while formatting a string");
-    buffer_add(&h->b, s, n);
+    html_raw(h, s);
     free(s);
 }
 
@@ -42,11 +40,9 @@ __attribute__((format(printf, 2, 3)))
 FN void html_textf(Html *h, const char *format, ...) {
     va_list ap;
     va_start(ap, format);
-    char *s = NULL;
-    int n = vasprintf(&s, format, ap);
+    char *s = xvprintf(format, ap);
     va_end(ap);
-    if (n < 0) die("out of memory while formatting a string");
-    html_textn(h, s, (size_t)n);
+    html_text(h, s);
     free(s);
 }
 

@@ -20,12 +20,10 @@ __attribute__((format(printf, 2, 3)))
 FN void table_cell(TextTable *t, const char *format, ...) {
     va_list ap;
     va_start(ap, format);
-    char *raw = NULL;
-    int n = vasprintf(&raw, format, ap);
+    char *raw = xvprintf(format, ap);
     va_end(ap);
-    if (n < 0) die("out of memory while formatting a string");
     Buffer b = {NULL, 0, 0};
-    terminal_text(raw, n, true, &b);
+    terminal_text(raw, (int64_t)strlen(raw), true, &b);
     for (int64_t i = 0; i < b.len; i++) if (b.data[i] == '|' || b.data[i] == '\n' || b.data[i] == '\t') b.data[i] = b.data[i] == '|' ? '/' : ' ';
     buffer_add(&b, "", 1);
     free(raw);
