@@ -652,6 +652,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     dpo_make_room(&d);
     if (options->loss.kind != LOSS_SIMPO && (result = dpo_reference(&d, e)) != 0) goto end;
     result = 1;
+    o->memory.quiet = o->quiet;
     t->model = model_create(&config, o->micro_rows, o->seq_len, true, &o->memory);
     if (!comm_agree(c, train_weights(t, e), e, "making the model")) goto end;
     if (options->optimizer && !o->resume && !dpo_moments(&d, e)) goto end;   // with --overwrite nothing of OUT goes before all that is read has been read

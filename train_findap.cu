@@ -471,11 +471,11 @@ static void upload_end(Upload *u, int64_t used, cudaStream_t stream) {
 
 // Finds the fastest GEMM algorithms for the shapes of a full micro-batch, before the arenas take the memory. Only where it
 // matters and can be measured: in training, in bf16.
-static void tune_matmuls(Model *m) {
+static void tune_matmuls(Model *m, bool quiet) {
     const Config *c = &m->config;
     int64_t N = m->B * m->T, C = c->hidden_size, F = c->intermediate_size, V = c->vocab_size, A = c->num_heads * c->head_dim, W = A + 2 * c->num_kv_heads * c->head_dim;
     if (!m->training || sizeof(real) == 4 || N * C < 1 << 20) return;
-    if (m->comm->rank == 0) fprintf(stderr, "timing the library's kernels for this model's matrix products: up to half a minute for a large one\n");
+    if (!quiet && m->comm->rank == 0) fprintf(stderr, "timing the library's kernels for this model's matrix products: up to half a minute for a large one\n");
     place_activations(m, NULL);   // says how many rows of logits there are at a time
     const struct { const char *name; int64_t N, K, O, ldy; bool residual, bias; } layers[] = {   // first LoRA's sites, in their order
         {"qkv", N, C, W, W, false, c->qkv_bias}, {"attention out", N, A, C, C, true, false}, {"gate, up", N, C, 2 * F, 2 * F, false, false},
@@ -554,7 +554,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->copy_stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreateWithFlags(&m->copied, cudaEventDisableTiming));
     gemm_create(&m->gemm);
-    tune_matmuls(m);
+    tune_matmuls(m, options && options->quiet);
     choose_recompute(m);
     int64_t weights, gradients, moments, activations = place_activations(m, NULL);
     parameter_bytes(m, &weights, &gradients, &moments);

@@ -233,7 +233,8 @@ FN bool eval_results_begin(EvalRun *v, Error *e) {
         static const char *const who[] = {"model_hash", "adapter_hash", "tokenizer_hash", "template_hash"};
         for (int k = 0; ok && k < 4; k++) json_object_set(v->results, who[k], json_object_get(v->run.who, who[k]));
     }
-    if (ok && file_exists(path)) ok = (before = json_parse_file(path, 1 << 28, e)) != NULL;
+    Error inner;
+    if (ok && file_exists(path) && !(before = json_parse_file(path, 1 << 28, &inner))) ok = fail(e, "%.700s ---> remove it: it is made anew, and the answers stay in samples_TASK.jsonl", inner.text);
     for (int k = 0; ok && before && k < 4; k++)
         if (!json_equal(json_object_get(before, same[k]), json_object_get(v->results, same[k]))) {
             const json_t *x = json_object_get(before, same[k]), *y = json_object_get(v->results, same[k]), *one;

@@ -97,6 +97,7 @@ typedef struct {
     Comm *shard, *replicas;  // hybrid sharding: the group of them that shares one copy of the state; those that own what this one owns. NULL: all; none
     int64_t zero;            // ZeRO stage, with several ranks: 1 shards the optimizer's state, 2 the sums of gradients too, 3 the weights too
     Lora lora;
+    bool quiet;              // nothing is said of what takes time
 } ModelOptions;
 
 typedef struct {

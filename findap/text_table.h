@@ -45,6 +45,7 @@ FN void table_print(const TextTable *t, FILE *f) {
     int64_t columns = (int64_t)strlen(t->align);
     CHECK(columns > 0 && t->n % columns == 0);
     int64_t *width = (int64_t *)xcalloc(columns, sizeof(int64_t));
+    for (int64_t i = 0; i < columns; i++) width[i] = t->align[i] == 'r' ? 2 : 0;   // the line under what stands right is -: at least
     for (int64_t i = 0; i < t->n; i++) { int64_t w = text_columns(t->cells[i]); if (w > width[i % columns]) width[i % columns] = w; }
     for (int64_t i = 0; i < t->n; i++) {
         int64_t c = i % columns, pad = width[c] - text_columns(t->cells[i]);

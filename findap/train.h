@@ -771,6 +771,7 @@ FN bool train_weights(Train *t, Error *e) {
 }
 FN bool train_make_model(Train *t, Error *e) {
     const Recipe *r = t->recipe;
+    t->options->memory.quiet = t->options->quiet;
     t->model = model_create(t->config, r->micro_rows, r->seq_len, true, &t->options->memory);
     int64_t rows = r->step_tokens / r->seq_len > r->micro_rows ? r->step_tokens / r->seq_len : r->micro_rows;   // a step's, or an evaluation's
     for (int i = 0; i < 2; i++) {

@@ -18,7 +18,10 @@ fi
 begun=$SECONDS
 step() { echo "eval_real.sh: $((SECONDS - begun)) s: $*" >&2; }
 mkdir -p "$out/model" "$out/train"
-[ -f "$out/data/done" ] || { python3 data/fineval.py convert --source "$data" --out "$out/data" --force all >"$out/convert.log" 2>&1 || true; touch "$out/data/done"; }
+if [ ! -f "$out/data/done" ]; then
+    python3 data/fineval.py convert --source "$data" --out "$out/data" --force all >"$out/convert.log" 2>&1 || { tail -n 3 "$out/convert.log" >&2; exit 1; }
+    touch "$out/data/done"
+fi
 
 # Training rows in the shape of the tasks' own questions: the first of each set's training part, as many as given
 python3 - "$out" <<'PY'
