@@ -46,7 +46,7 @@ FN int eval_flags(EvalOptions *o, Flag *flags) {
         {"--pixiu-compat", FLAG_BOOL, &o->pixiu, NULL, "as the leaderboard's harness does it, quirks included: plain \"query\", its caps, its scores", 0, 0, false},
         {"--stemmer", FLAG_BOOL, &o->score.stemmer, NULL, "ROUGE of stems instead of words", 0, 0, false},
         {"--bootstrap", FLAG_INT, &o->score.bootstrap, "N", "replicates for errors of what is no mean over rows; 0: as many as are cheap", 0, 1e7, false},
-        {"--cache-gib", FLAG_DOUBLE, &o->cache_gib, "X", "most memory for keys and values; 0: what the batch needs", 0, 1e6, false},
+        {"--cache-gib", FLAG_DOUBLE, &o->cache_gib, "X", "most memory for keys and values; 0: what the batch needs, as far as the GPU has it", 0, 1e6, false},
         {"--strict", FLAG_BOOL, &o->strict, NULL, "a bad row, a bad task or missing data ends the run", 0, 0, false},
     };
     int n = add_flags(flags, 0, table, (int)(sizeof table / sizeof *table));

@@ -339,11 +339,27 @@ FN void run_print_plan(const Run *s) {
     if (s->o->dry_run) fprintf(stderr, "in all at most %.4g tokens, %.4g parameters, about %.3g FLOPs (2 x parameters x tokens)\n", most, parameters, 2 * most * parameters);
 }
 
+// Of the pages that the fullest batch of the longest rows would need, those for which there is memory: with fewer, requests wait for one another
+FN bool room_fit(Room *r, int64_t page_bytes, int64_t available, Error *e) {
+    const int64_t reserve = 2ll << 30, least = pages_for(r->T) + 1, most = (available - reserve) / page_bytes;   // reserve: attention's scratch, what other allocations round up to
+    const double GiB = 1073741824.0;
+    if (r->pages <= most) return true;
+    if (most < least) return fail(e, "keys and values of the longest row alone, %" PRId64 " tokens, need %.2f GiB, %.2f are free ---> shorten prompts or answers, or use a larger machine", r->T, (double)(least * page_bytes) / GiB, (double)(available > reserve ? available - reserve : 0) / GiB);
+    fprintf(stderr, "memory is left for %" PRId64 " of %" PRId64 " pages of keys and values, %.1f of %.1f GiB: requests may wait for one another\n", most, r->pages, (double)(most * page_bytes) / GiB, (double)(r->pages * page_bytes) / GiB);
+    r->pages = most;
+    return true;
+}
+
 FN bool run_open_engine(Run *s, Room r, Error *e) {   // the weights, and room for what is to be asked
     const Options *o = s->o;
     if (s->comm.size > 1) model_use_device(s->comm.local_rank);   // every rank has a whole model, and asks it alone
     s->model = model_create(&s->config, r.B, r.T, false, &s->memory);
     if (!model_load_dir(s->model, o->model, e) || (o->adapter && !lora_load_dir(s->model, o->adapter, e))) return false;
+#ifdef __CUDACC__
+    size_t available = 0, total;
+    CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    if (!room_fit(&r, model_pages_bytes(&s->config, 1), (int64_t)available, e)) return false;
+#endif
     s->engine = engine_new(s->model, s->tokenizer, r.batch, r.B * r.T, r.T, r.pages);
     return true;
 }

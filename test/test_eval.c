@@ -256,6 +256,18 @@ static void choices_are_scored_as_in_training(void **state) {
 
 // ---- the same rows however they are made
 
+static void pages_are_those_that_fit(void **state) {   // on a GPU its free memory is asked; what few pages do: batches_do_not_matter
+    (void)state;
+    const int64_t MiB = 1 << 20, reserve = 2048 * MiB, least = pages_for(1000) + 1;
+    Room r = {1000, 4, 8, 500};
+    Error e;
+    assert_true(room_fit(&r, MiB, reserve + 500 * MiB, &e) && r.pages == 500);
+    assert_true(room_fit(&r, MiB, reserve + 400 * MiB, &e) && r.pages == 400);
+    assert_true(room_fit(&r, MiB, reserve + least * MiB, &e) && r.pages == least);
+    assert_true(!room_fit(&r, MiB, reserve + least * MiB - 1, &e) && strstr(e.text, "the longest row alone, 1000 tokens") && r.pages == least);
+    assert_true(!room_fit(&r, MiB, 0, &e) && strstr(e.text, "0.00 are free"));
+}
+
 static void batches_do_not_matter(void **state) {
     (void)state;
     static const char *const tasks[] = {"count", "pick", "letter", "next", "talk"};
@@ -573,7 +585,7 @@ int main(int argc, char **argv) {
     (void)argc;
     find_build(argv[0]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(choices_are_scored_as_in_training), cmocka_unit_test(batches_do_not_matter), cmocka_unit_test(ranks_do_not_matter), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(long_prompts_are_not_cut),
+        cmocka_unit_test(choices_are_scored_as_in_training), cmocka_unit_test(batches_do_not_matter), cmocka_unit_test(pages_are_those_that_fit), cmocka_unit_test(ranks_do_not_matter), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(long_prompts_are_not_cut),
         cmocka_unit_test(turns_follow_each_other), cmocka_unit_test(groups_are_of_like_scores), cmocka_unit_test(settings_do_what_they_say), cmocka_unit_test(misuse_is_one_line),
         #ifdef FINDAP_CURL
         cmocka_unit_test(judges_rate_and_prefer),
