@@ -1,8 +1,9 @@
 // eval_compare.h: `eval compare A B [C ...]`: is the difference between runs real?
 //
 // Two runs over the same rows are compared row by row: most of what moves a score - easy rows, hard rows - moves both, so a paired interval is far narrower than two error bars
-// suggest. Rows are matched by id; data that differ are an error, for then the difference is one of data. Where the rows don't hold what the metric is made of (subsets of
-// labels, tags) the scores' own errors are used as if the runs had nothing in common: too wide rather than too narrow, and said.
+// suggest. Rows are matched by id; data that differ are an error, for then the difference is one of data. Rows are those of samples_<task>.jsonl, or with a judge's ratings of
+// rated_<task>.jsonl. Where the rows don't hold what the metric is made of (tags) the scores' own errors are used as if the runs had nothing in common: too wide rather than too
+// narrow, and said.
 //
 // With 40 tasks two differ at p < 0.05 by chance alone. Holm's step-down gives the p that holds for all of them at once; "better" and "worse" go by that one.
 #ifndef FINDAP_EVAL_COMPARE_H
@@ -12,7 +13,7 @@
 #include "log.h"            // defines: json_finite
 #include "stats.h"          // defines: Difference, paired_sums, paired_cells, mcnemar
 
-// ---- samples_<task>.jsonl
+// ---- samples_<task>.jsonl, rated_<task>.jsonl
 
 typedef struct {
     char *id;
@@ -20,6 +21,7 @@ typedef struct {
     uint64_t gold, prompt;   // hashes, to tell whether two are of the same; prompt 0: not known
     double value, error;     // NAN: none
     int label[2];            // gold, answer; gold -1: none
+    uint64_t subset;         // a hash; 0: none
     double counts[3];        // right, predicted, gold; NAN: none
 } ResultRow;
 
@@ -33,13 +35,13 @@ FN void result_rows_free(ResultRows *s) {
 
 FN bool result_row_read(const json_t *j, const char *metric, const char *where, ResultRow *r, Error *e) {
     const json_t *value, *list;
-    const char *prompt = NULL;
+    const char *prompt = NULL, *subset = NULL;
     memset(r, 0, sizeof *r);
     r->value = r->error = r->counts[0] = r->counts[1] = r->counts[2] = NAN;
     r->label[0] = r->label[1] = -1;
     if (!json_is_object(j)) return fail(e, "%s: is %s, expected an object", where, json_type_name(j));
     if (!json_get_int(j, "row", where, true, 0, (int64_t)1 << 40, &r->row, e) || !get_object(j, "value", where, &value, e) || !json_get_double(j, "error", where, false, -1e300, 1e300, &r->error, e) ||
-        !json_get_string(j, "prompt_hash", where, false, &prompt, e)) return false;
+        !json_get_string(j, "prompt_hash", where, false, &prompt, e) || !json_get_string(j, "subset", where, false, &subset, e)) return false;
     if (value && !json_get_double(value, metric, where, false, -1e12, 1e12, &r->value, e)) return false;
     if (json_is_array(json_object_get(j, "label"))) {   // a task without labels has none, or null
         if (!get_array(j, "label", where, 2, 2, &list, e)) return false;
@@ -60,6 +62,7 @@ FN bool result_row_read(const json_t *j, const char *metric, const char *where, 
     char *text = gold ? json_dumps(gold, JSON_ENCODE_ANY | JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     r->gold = text ? XXH3_64bits(text, strlen(text)) : 0;
     r->prompt = prompt ? XXH3_64bits(prompt, strlen(prompt)) : 0;
+    r->subset = subset && *subset ? XXH3_64bits(subset, strlen(subset)) : 0;
     free(text);
     r->id = json_is_integer(id) ? xprintf("%" PRId64, (int64_t)json_integer_value(id)) : xprintf("%s", json_string_value(id));
     return true;
@@ -71,10 +74,13 @@ FN int result_row_order(const void *a, const void *b) {   // by id, and where an
     return c ? c : (x->row > y->row) - (x->row < y->row);
 }
 
+FN bool is_rating(const char *metric) { return strcmp(metric, "judge") == 0; }
+FN char *result_rows_name(const char *id, const char *metric) { return xprintf("%s_%s.jsonl", is_rating(metric) ? "rated" : "samples", id); }
+
 // The rows of a task, sorted. Fewer than results.json counted, or a line that is cut: the file is not the one that the results were made of.
 FN bool result_rows_load(const RunResult *run, const TaskResult *t, const char *metric, ResultRows *s, Error *e) {
     memset(s, 0, sizeof *s);
-    char *name = xprintf("samples_%s.jsonl", t->id), *path = strchr(t->id, '/') ? NULL : path_join(run->dir, name);
+    char *name = result_rows_name(t->id, metric), *path = strchr(t->id, '/') ? NULL : path_join(run->dir, name);
     Mapped m = {NULL, 0};
     bool ok = path ? map_file(path, &m, e) : fail(e, "%s: a task cannot be called \"%s\"", run->dir, t->id);
     int64_t line = 0;
@@ -153,7 +159,8 @@ FN void compare_tail(Difference *d) {
 
 // matched rows x[i], y[i] of the two runs; false: they don't hold what the metric is made of
 FN bool compare_matched(Comparison *c, const ResultRow **x, const ResultRow **y, int64_t n) {
-    int cell = cell_metric_of(c->metric), labels = 0;
+    const bool parts = strcmp(c->metric, "avg_f1") == 0;   // the mean of the subsets' weighted F1
+    int cell = parts ? CELL_WEIGHTED_F1 : cell_metric_of(c->metric), labels = 0, subsets = 0;
     bool values = true, binary = true, labelled = cell >= 0, counted = true;
     for (int64_t i = 0; i < n; i++) {
         for (int k = 0; k < 2; k++) {
@@ -168,17 +175,25 @@ FN bool compare_matched(Comparison *c, const ResultRow **x, const ResultRow **y,
     }
     bool f1 = strcmp(c->metric, "entity_f1") == 0 || strcmp(c->metric, "relation_f1") == 0, squares = strcmp(c->metric, "rmse") == 0;
     int64_t columns = f1 ? 3 : 2;
+    uint64_t *subset = (uint64_t *)xcalloc(MAX_SUBSETS + 1, sizeof(uint64_t));   // their hashes, in the order in which they come
+    int *all = (int *)xmalloc(4 * n * (int64_t)sizeof(int)), *part = all + 3 * n;
+    for (int64_t i = 0; i < n && labelled && parts; i++) {
+        for (part[i] = 0; part[i] < subsets && subset[part[i]] != x[i]->subset;) part[i]++;
+        if (part[i] == subsets) subset[subsets++] = x[i]->subset;
+        labelled = subsets <= MAX_SUBSETS && x[i]->subset == y[i]->subset;
+    }
+    free(subset);
     if (!values && labelled) {   // F1 and MCC of labels: what cannot be summed up by row is drawn again from the rows
-        int *all = (int *)xmalloc(3 * n * (int64_t)sizeof(int));
         Difference d[NUM_CELL];
         for (int64_t i = 0; i < n; i++) { all[i] = x[i]->label[0]; all[n + i] = x[i]->label[1]; all[2 * n + i] = y[i]->label[1]; }
-        paired_cells(all, all + n, all + 2 * n, NULL, n, labels, 1, 0, COMPARE_SEED, d);
+        paired_cells(all, all + n, all + 2 * n, parts ? part : NULL, n, labels, parts ? subsets : 1, 0, COMPARE_SEED, d);
         free(all);
         c->d = d[cell];
         compare_tail(&c->d);
         c->test = TEST_BOOTSTRAP;
         return true;
     }
+    free(all);
     if (f1 ? !counted : !squares && !values) return false;
     double *a = (double *)xcalloc(n * columns, sizeof(double)), *b = (double *)xcalloc(n * columns, sizeof(double));
     for (int64_t i = 0; i < n; i++) for (int k = 0; k < 2; k++) {
@@ -235,6 +250,11 @@ FN bool compare_task(const RunResult *A, const TaskResult *a, const RunResult *B
         int order = i == x.n ? 1 : k == y.n ? -1 : strcmp(x.items[i].id, y.items[k].id);
         if (order) { if (order < 0) { c->only_a++; i++; } else { c->only_b++; k++; } continue; }
         if (x.items[i].gold != y.items[k].gold) ok = fail(e, "task \"%s\": row \"%.100s\" has another gold answer in %s than in %s ---> run both on the same data", a->id, x.items[i].id, B->dir, A->dir);
+        if (is_rating(metric) && (isnan(x.items[i].value) || isnan(y.items[k].value))) {   // the judge's reply could not be read
+            c->only_a += isfinite(x.items[i].value); c->only_b += isfinite(y.items[k].value);
+            i++; k++;
+            continue;
+        }
         c->other_prompts += x.items[i].prompt && y.items[k].prompt && x.items[i].prompt != y.items[k].prompt;
         p[n] = &x.items[i++];
         q[n++] = &y.items[k++];
@@ -289,7 +309,7 @@ FN bool comparisons_make(const RunResult *runs, int num_runs, const StringList *
         if (!b || !wanted) continue;
         if (!metric && strcmp(a->metric, b->metric) != 0 && !skip_bad) return fail(e, "task \"%s\": %s shows %s, %s shows %s ---> choose with --metric", a->id, runs[0].dir, a->metric, runs[r].dir, b->metric);
         if (!metric && strcmp(a->metric, b->metric) != 0) continue;
-        char *name = xprintf("samples_%s.jsonl", a->id), *x = path_join(runs[0].dir, name), *y = path_join(runs[r].dir, name);
+        char *name = result_rows_name(a->id, metric ? metric : a->metric), *x = path_join(runs[0].dir, name), *y = path_join(runs[r].dir, name);
         Comparison *one = &c->items[c->n];
         bool differ = skip_bad && *a->data_hash && *b->data_hash && strcmp(a->data_hash, b->data_hash) != 0;
         bool ok = differ || compare_task(&runs[0], a, &runs[r], b, metric ? metric : a->metric, file_exists(x) && file_exists(y), one, e);

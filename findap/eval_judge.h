@@ -4,8 +4,8 @@
 //     correct   an answer beside the reference: correct or wrong (data/prompts/judge_reference.txt, as genrm judge --mode verdict)
 //     prefer    the conversations of two runs, side by side, in both orders: who wins only when standing first, has not won (data/prompts/prefer.txt)
 //
-// Replies go to a file as they come, and the same command goes on after a kill. Ratings are then written into the run's results.json; what has no rating, because the reply could not be
-// read, is counted and left out of the mean.
+// Replies go to a file as they come, and the same command goes on after a kill. Ratings are then written into the run's results.json, and row by row, as `eval compare` pairs them, into
+// rated_<task>.jsonl; what has no rating, because the reply could not be read, is counted and left out of the mean.
 #ifndef FINDAP_EVAL_JUDGE_H
 #define FINDAP_EVAL_JUDGE_H
 #include "eval_run.h"   // defines: task_data, eval_groups
@@ -158,6 +158,28 @@ FN bool judge_rating_had(void *user, json_t *line, const char *where, Error *e) 
     return true;
 }
 
+// rated_<task>.jsonl: of each row what names it, as in the samples file, and its rating x, where it has one
+FN bool judge_write_rows(const JudgeRun *v, const double *x, Error *e) {
+    static const char *const kept[] = {"row", "id", "gold", "prompt_hash"};
+    Buffer b = {NULL, 0, 0};
+    for (int64_t i = 0; i < v->num_rows; i++) {
+        json_t *j = json_object(), *value = json_object();
+        for (int k = 0; k < 4; k++) if (json_object_get(v->lines[0][i], kept[k])) json_object_set(j, kept[k], json_object_get(v->lines[0][i], kept[k]));
+        if (!isnan(x[i])) json_object_set_new(value, "judge", json_real(x[i]));
+        json_object_set_new(j, "value", value);
+        char *line = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER);
+        CHECK(line);
+        add_text(&b, line);
+        add_text(&b, "\n");
+        free(line);
+        json_decref(j);
+    }
+    char *path = xprintf("%s/rated_%s.jsonl", v->run, v->found.name);
+    bool ok = write_file(path, b.data, b.len, e);
+    free(path);
+    buffer_free(&b);
+    return ok;
+}
 // ratings of the rows into results.json of the run
 FN bool judge_write(const JudgeRun *v, Estimate x, Error *e) {
     char *path = path_join(v->run, "results.json");
@@ -212,10 +234,11 @@ FN bool judge_summary_of(const JudgeRun *v, Error *e) {
         json_object_set_new(j, "wins", json_integer(counts[0])); json_object_set_new(j, "ties", json_integer(counts[1])); json_object_set_new(j, "losses", json_integer(counts[2]));
         json_object_set_new(j, "swapped_differently", json_integer(torn)); json_object_set_new(j, "p", json_finite(mcnemar(counts[0], counts[2])));
     }
-    free(x);
     print_json(j);
-    if (rows == 0) return fail(e, "no reply of the judge could be used, see \"judged\" in %s ---> is this model able to follow the prompt?", v->out);
-    return s->mode == JUDGE_PREFER || judge_write(v, mean, e);
+    bool ok = rows > 0 || fail(e, "no reply of the judge could be used, see \"judged\" in %s ---> is this model able to follow the prompt?", v->out);
+    if (s->mode != JUDGE_PREFER) ok = ok && judge_write_rows(v, x, e) && judge_write(v, mean, e);
+    free(x);
+    return ok;
 }
 
 FN bool judge_begin(JudgeRun *v, Error *e) {   // task, rows, answers

@@ -255,8 +255,9 @@ FN json_t *sample_json(const Task *t, const Doc *d, const Sample *s, int64_t row
     if (s->counted) json_object_set_new(j, "counts", json_pack("[I, I, I]", (json_int_t)s->counts.right, (json_int_t)s->counts.predicted, (json_int_t)s->counts.gold));
     if (!isnan(s->error)) json_object_set_new(j, "error", json_real(s->error));
     json_object_set_new(j, "extractor", json_string(EXTRACTOR_VERSION));
-    const char *subset = t->fields[FIELD_SUBSET];   // under the row's own name, or `eval score` of these lines would not know the parts that avg_f1 is over
+    const char *subset = t->fields[FIELD_SUBSET];   // under the row's own name, or `eval score` of these lines would not know the parts that avg_f1 is over; and as "subset", for `eval compare`
     if (d->subset.length && !strchr(subset, '.') && !json_object_get(j, subset)) json_object_set_new(j, subset, text_json(d->subset));
+    if (d->subset.length && !json_object_get(j, "subset")) json_object_set_new(j, "subset", text_json(d->subset));
     return j;
 }
 
@@ -279,7 +280,7 @@ FN Score *scores_find(Scores *s, const char *name) {
 typedef struct { const Task *t; const Doc *docs; const Sample *samples; int64_t n; const ScoreOptions *o; bool pixiu; } Scored;
 
 // A set of texts in the order in which they came; more than `most`: full
-enum { MAX_CONFUSION = 64, MAX_SUBSETS = 1000 };
+enum { MAX_CONFUSION = 64 };
 typedef struct { Text *items; int n, most; bool full; } TextSet;
 FN int set_place(TextSet *s, Text t, bool add) {
     for (int i = 0; i < s->n; i++) if (text_equal(s->items[i], t)) return i;

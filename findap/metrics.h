@@ -99,6 +99,7 @@ FN void confusion_scores(const Confusion *c, double out[NUM_CELL]) {
     classes_scores(classes, c->num_labels, out);
     free(classes);
 }
+enum { MAX_SUBSETS = 1000 };
 // The mean over subsets, each scored alone (the headlines' average F1 is over nine kinds of question); those without rows don't count.
 FN void subsets_scores(const Confusion *subsets, int num, double out[NUM_CELL]) {
     int used = 0;

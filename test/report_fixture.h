@@ -1,6 +1,6 @@
 // report_fixture.h: directories as eval leaves them, of models that don't exist: results.json, samples_<task>.jsonl, log.jsonl. What a "model" knows is a share of right answers;
 // the same row is easy or hard for all of them, as rows are.
-typedef enum { FAKE_LABELS, FAKE_COUNTS, FAKE_TEXT, FAKE_RMSE, FAKE_SUBSETS } FakeKind;   // SUBSETS: a score that rows don't hold
+typedef enum { FAKE_LABELS, FAKE_COUNTS, FAKE_TEXT, FAKE_RMSE, FAKE_SUBSETS } FakeKind;   // SUBSETS: weighted F1, the mean of three parts
 
 typedef struct {
     const char *id, *title, *metric, *domain, *novelty, *capability, *mode;
@@ -33,7 +33,7 @@ static void fake_json(const char *dir, const char *name, json_t *j) {
 static json_t *fake_task(const char *dir, const FakeTask *t, int run, uint64_t stream) {
     static const char *const outcomes[] = {"answered", "missing", "ambiguous", "truncated", "empty"};
     int K = t->labels > 0 ? t->labels : 1;
-    Confusion c = confusion_make(K);
+    Confusion c = confusion_make(K), part[3] = {confusion_make(K), confusion_make(K), confusion_make(K)};
     Buffer b = {NULL, 0, 0};
     double sum = 0, squares = 0, counts[3] = {0, 0, 0};
     int64_t number[5] = {0}, lengths[12] = {0};
@@ -49,6 +49,8 @@ static json_t *fake_task(const char *dir, const FakeTask *t, int run, uint64_t s
             json_object_set_new(j, "label", json_pack("[i,i]", gold, pred));
             json_object_set_new(j, "value", json_pack("{s:f}", "acc", (double)(pred == gold)));
             confusion_add(&c, gold, pred);
+            confusion_add(&part[i % 3], gold, pred);
+            if (t->kind == FAKE_SUBSETS) json_object_set_new(j, "subset", json_sprintf("part %d", (int)(i % 3)));
         } else if (t->kind == FAKE_COUNTS) {
             json_int_t there = 3, said = outcome ? 0 : 3, found = outcome ? 0 : right ? 3 : 1;
             json_object_set_new(j, "counts", json_pack("[I,I,I]", found, said, there));
@@ -73,6 +75,7 @@ static json_t *fake_task(const char *dir, const FakeTask *t, int run, uint64_t s
                           "shots", 0, "version", 1, "n", (json_int_t)t->n, "bad_rows", 0, "metric", t->metric, "higher_is_better", t->kind != FAKE_RMSE), *metrics = json_object(), *list = json_object();
     confusion_scores(&c, cells);
     if (t->kind == FAKE_LABELS) for (int k = 0; k < NUM_CELL; k++) { if (strcmp(cell_metric_names[k], t->metric) == 0) score = cells[k]; json_object_set_new(metrics, cell_metric_names[k], fake_estimate(cells[k], 0.5 / sqrt(n))); }
+    if (t->kind == FAKE_SUBSETS) { subsets_scores(part, 3, cells); score = cells[CELL_WEIGHTED_F1]; error = 0.5 / sqrt(n); }
     if (t->kind == FAKE_COUNTS) { score = prf_of(counts[0], counts[1], counts[2]).f1; error = 0.4 / sqrt(n); }
     if (t->kind == FAKE_RMSE) { score = sqrt(squares / n); error = score / sqrt(2 * n); }
     if (json_object_size(metrics) == 0) json_object_set_new(metrics, t->metric, fake_estimate(score, error));
@@ -105,6 +108,7 @@ static json_t *fake_task(const char *dir, const FakeTask *t, int run, uint64_t s
     json_object_set_new(j, "data_hash", json_sprintf("%032x", (unsigned)stream));
     json_object_set_new(j, "seconds", json_real(12.5));
     confusion_free(&c);
+    for (int k = 0; k < 3; k++) confusion_free(&part[k]);
     return j;
 }
 

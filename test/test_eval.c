@@ -501,6 +501,14 @@ static void judges_rate_and_prefer(void **state) {
     json_t *entry = scores("judged", "talk3");
     assert_true(json_number_value(json_object_get(entry, "score")) == 4.25);
     json_decref(entry);
+    Error e;
+    char *path = xstrdup(in("judged/rated_talk3.jsonl"));   // row by row, for `eval compare`
+    Mapped rated;
+    assert_true(map_file(path, &rated, &e));
+    char *text = xprintf("%.*s", (int)rated.size, (const char *)rated.data);
+    assert_true(strstr(text, "\"value\":{\"judge\":5.0}") && strstr(text, "\"value\":{}") && strstr(text, "\"value\":{\"judge\":3.5}"));
+    unmap_file(&rated);
+    free(text); free(path);
     judge(1, ratings, 6, "--task talk3 --run @judged", &s);   // another endpoint is another judge
     assert_true(s.requests == 0 && strstr(output, "the answers there are of another run: \"endpoint\""));
     run_genrm(0, RUN "--tasks talk3 open --limit 3 --out @judged --quiet");   // what was rated stays

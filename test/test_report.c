@@ -174,7 +174,7 @@ static void compare_others(void **state) {   // F1 of labels, of entities, RMSE,
         const TaskResult *b = task_result_find(&runs[1], x->a->id);
         if (fabs(x->d.a - x->a->score.value) > 1e-12 || fabs(x->d.b - b->score.value) > 1e-12 || x->scores_differ) fail_msg("%s: %g %g, expected %g %g", x->a->id, x->d.a, x->d.b, x->a->score.value, b->score.value);
         assert_true(x->d.low < x->d.difference && x->d.difference < x->d.high && x->d.p > 0 && x->d.p <= 1 && x->holm >= x->d.p);
-        assert_int_equal(x->test, strcmp(x->a->id, "s") == 0 ? TEST_UNPAIRED : TEST_BOOTSTRAP);
+        assert_int_equal(x->test, TEST_BOOTSTRAP);
         assert_int_equal(comparison_verdict(x), strcmp(x->a->id, "s") == 0 ? 0 : strcmp(x->a->id, "x") == 0 ? -1 : 1);   // a lower RMSE is better, a lower ROUGE worse
     }
     // the same rows are hard for both, so what is paired is narrower than what is not
@@ -185,6 +185,30 @@ static void compare_others(void **state) {   // F1 of labels, of entities, RMSE,
     assert_int_equal(run_words(eval_compare_main, "compare", "@f0 @f1 --tasks l --metric mcc"), 0);
     has("|mcc   |"); has("task \"only\" is in after, not in before");
     free((void *)names[0]); free((void *)names[1]);
+}
+
+// Ratings of five rows: pairs where both runs have one. d = 2, 1, 3, 2 (r4 has no rating in B): mean 2, and of the rows r4 is A's alone
+static void compare_ratings(void **state) {
+    (void)state;
+    static const char *const ratings[2][5] = {{"4", "5", "3", "6", "9"}, {"6", "6", "6", "8", NULL}};
+    Error e;
+    for (int k = 0; k < 2; k++) {
+        Buffer b = {NULL, 0, 0};
+        char *dir = xstrdup(in(k ? "j1" : "j0")), *name = xprintf("%s/results.json", k ? "j1" : "j0"), *text = xprintf("{\"format\":\"findap-eval-1\",\"label\":null,\"settings\":{},\"tasks\":{\"t\":{\"n\":5,\"metric\":\"judge\",\"score\":%s,\"data_hash\":\"d\"}}}", k ? "6.5" : "5.4");
+        for (int i = 0; i < 5; i++) {
+            char *line = ratings[k][i] ? xprintf("{\"row\":%d,\"id\":\"r%d\",\"gold\":\"\",\"value\":{\"judge\":%s}}\n", i, i, ratings[k][i]) : xprintf("{\"row\":%d,\"id\":\"r%d\",\"gold\":\"\",\"value\":{}}\n", i, i);
+            buffer_add(&b, line, (int64_t)strlen(line));
+            free(line);
+        }
+        assert_true(make_directory(dir, &e));
+        write_text(name, text);
+        fake_write(dir, "rated_t.jsonl", b.data, b.len);
+        buffer_free(&b);
+        free(dir); free(name); free(text);
+    }
+    assert_int_equal(run_words(eval_compare_main, "compare", "@j0 @j1 --json"), 0);
+    assert_true(number_after("\"difference\":", 0) == 2 && number_after("\"a\":", 0) == 4.5 && number_after("\"only_a\":", 0) == 1 && number_after("\"only_b\":", 0) == 0 && number_after("\"n\":", 0) == 4);
+    has("paired bootstrap");
 }
 
 static void compare_refuses(void **state) {
@@ -534,7 +558,7 @@ static void scaling(void **state) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--pages") == 0) return pages(argv[2]);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(compare_accuracy), cmocka_unit_test(holm_by_hand), cmocka_unit_test(compare_others), cmocka_unit_test(compare_refuses), cmocka_unit_test(terminal_table),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(compare_accuracy), cmocka_unit_test(holm_by_hand), cmocka_unit_test(compare_others), cmocka_unit_test(compare_ratings), cmocka_unit_test(compare_refuses), cmocka_unit_test(terminal_table),
         cmocka_unit_test(page), cmocka_unit_test(damaged), cmocka_unit_test(contrast), cmocka_unit_test(logs), cmocka_unit_test(scaling)};
     int result = cmocka_run_group_tests(tests, setup, teardown);
     free(output);
