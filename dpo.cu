@@ -615,10 +615,9 @@ FN bool dpo_hashes(Dpo *d, Error *e) {
 // --optimizer, before anything is computed: is there one, and not in the directory that this run is about to fill? A run that is resumed from a checkpoint has its moments there.
 FN bool dpo_optimizer_check(Dpo *d, Error *e) {
     const char *from = d->options->optimizer, *out = d->train.options->out;
-    struct stat a, b;
     int64_t n = 0;
     if (!from) return true;
-    if (stat(from, &a) == 0 && stat(out, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino) return fail(e, "--optimizer is --out, %s ---> to go on with a run give --resume; for new pairs another --out", out);
+    if (same_file(from, out)) return fail(e, "--optimizer is --out, %s ---> to go on with a run give --resume; for new pairs another --out", out);
     if (d->train.options->resume) free(checkpoint_list(out, false, &n));
     if (n == 0) free(checkpoint_list(from, false, &n));
     return n > 0 ? true : fail(e, "--optimizer %s: has no checkpoints/step_* ---> give the --out of an earlier run that still has its last checkpoint", from);

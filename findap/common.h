@@ -213,6 +213,15 @@ FN void unmap_file(Mapped *m) { if (m->data) munmap((void *)m->data, (size_t)m->
 FN bool file_exists(const char *path) { struct stat st; return stat(path, &st) == 0; }
 FN bool is_directory(const char *path) { struct stat st; return stat(path, &st) == 0 && S_ISDIR(st.st_mode); }
 
+FN bool same_file(const char *a, const char *b) {   // by whatever names
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+// before anything is written to what `flag` names: it is none of the files that are read
+FN bool output_is_apart(const char *flag, const char *out, const char *in, Error *e) {
+    return !out || !in || !same_file(out, in) || fail(e, "%s %s is one of the files that are read (%s) ---> another name: it would be lost", flag, out, in);
+}
+
 FN char *path_join(const char *dir, const char *name) {
     size_t n = strlen(dir);
     return xprintf("%s%s%s", dir, n && dir[n - 1] == '/' ? "" : "/", name);
