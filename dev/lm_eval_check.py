@@ -4,7 +4,8 @@
     python3 dev/lm_eval_check.py [build/eval_cpu [DIR]]        (needs torch, transformers, datasets, lm_eval; DIR keeps what is made, default: a temporary directory)
 
 Two small models of random weights are made here, large enough that their greedy answers differ from row to row: a Llama whose tokenizer puts a BOS before every text, with Llama 3's
-template, and a Qwen2 without BOS, with ChatML. Their tokenizers are trained here too, on the very texts that are asked, so that words, blanks and line breaks merge as they do in real ones.
+template, and a Qwen2 without BOS, with ChatML. Their tokenizers are trained here too, on the very texts that are asked, so that words, blanks and line breaks merge as they do in real ones. Every fourth question ends in a blank,
+every fourth in a line break: the harness scores those with the choice, and puts its own blank behind them.
 Every row is asked in each setting: plain and with the template, without and with examples, as text and as turns; the choices are scored, letters are, answers are generated up to a stop
 string (one that no special token's name contains: the harness looks there too). Both sides run in fp32, a row at a time in the harness. Exit status 1 when a log-likelihood differs by more than 1e-4, or a decision or an answer at all."""
 import json, os, random, subprocess, sys, tempfile
@@ -34,7 +35,7 @@ def rows(rng, n, start):
     for i in range(n):
         text = " ".join(rng.choice(SUBJECTS) + " " + rng.choice(VERBS) + rng.choice(ENDS) for _ in range(rng.randint(1, 3)))
         options = rng.sample([v + e for v in VERBS for e in ENDS[:3]] + LABELS + SUBJECTS, 4)
-        out.append(dict(id=str(start + i), query=f"What is the sentiment of this statement?\nText: {text}\nAnswer:", letters=f"{text}\n" + "\n".join(f"{'ABCD'[k]}. {o}" for k, o in enumerate(options)) + "\nAnswer:",
+        out.append(dict(id=str(start + i), query=f"What is the sentiment of this statement?\nText: {text}\nAnswer:" + ["", "", " ", "\n"][i % 4], letters=f"{text}\n" + "\n".join(f"{'ABCD'[k]}. {o}" for k, o in enumerate(options)) + "\nAnswer:",
                         choices=options, gold=rng.randrange(4), label=rng.choice(LABELS)))
     return out
 

@@ -77,10 +77,6 @@ FN Text eval_question(const EvalRun *v, const TaskRun *t, const Doc *d) {   // t
     const json_t *query = v->o->pixiu ? json_at(d->row, t->task->fields[FIELD_QUERY]) : NULL;
     return json_is_string(query) ? text_make(json_string_value(query), (int64_t)json_string_length(query)) : d->prompt;
 }
-FN bool ends_in_space(Text t) {   // what Python calls white space
-    Text trimmed = text_trim(t);
-    return trimmed.data + trimmed.length < t.data + t.length;
-}
 
 // the examples that row d is shown, `shots` of them: never its own answer
 FN int64_t eval_shots(const EvalRun *v, const TaskRun *t, const Doc *d, const Doc **out) {
@@ -90,12 +86,12 @@ FN int64_t eval_shots(const EvalRun *v, const TaskRun *t, const Doc *d, const Do
     return n;
 }
 
-// The prompt as one text: examples as question, blank, answer, empty line (PIXIU has no blank there); then the question, and what was said behind it and asked again
+// The prompt as one text: examples as question, blank, answer, empty line (PIXIU has no blank there; as lm-evaluation-harness there is one even if the question ends in white space); then the question, and what was said behind it and asked again
 FN void eval_plain(const EvalRun *v, const TaskRun *t, const Doc *d, const Doc *const *shots, int64_t n, const Text *said, int num_said, Buffer *b) {
     for (int64_t i = 0; i < n; i++) {
         Text question = eval_question(v, t, shots[i]), target = doc_target(t->task, shots[i]);
         buffer_add(b, question.data, question.length);
-        buffer_add(b, " ", !v->o->pixiu && !ends_in_space(question));
+        buffer_add(b, " ", !v->o->pixiu);
         buffer_add(b, target.data, target.length);
         buffer_add(b, "\n\n", 2);
     }
@@ -181,7 +177,7 @@ FN bool eval_choices(const EvalRun *v, const TaskRun *t, const Doc *d, Ids *prom
         eval_encode(v, text.data, cut, prompt);
         for (int k = 0; k < d->num_choices; k++) {
             text.len = length;
-            if (cut == length && !v->o->pixiu) add_text(&text, " ");
+            if (!v->o->pixiu) add_text(&text, " ");   // behind white space too, which belongs to the choice: as lm-evaluation-harness has it
             buffer_add(&text, d->choices[k].data, d->choices[k].length);
             whole.len = 0;
             eval_encode(v, text.data, text.len, &whole);

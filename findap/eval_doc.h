@@ -250,7 +250,7 @@ FN bool doc_fill(const Task *t, json_t *row, int64_t number, const char *where, 
     if (t->extract == EXTRACT_FLOAT && json_is_number(answer)) d->gold_number = json_number_value(answer);
     if (t->extract == EXTRACT_FLOAT && !(d->gold_number >= t->low && d->gold_number <= t->high))
         return fail(e, "%s: the gold answer is \"%.*s\", expected a number from %g to %g", where, (int)(d->answer.length < 64 ? d->answer.length : 64), d->answer.data, t->low, t->high);
-    if (t->extract == EXTRACT_RELATIONS ? !answer : t->extract != EXTRACT_JUDGE && text_trim(d->answer).length == 0) return fail(e, "%s: has no \"%s\": what is right?", where, t->fields[FIELD_ANSWER]);
+    if (t->extract == EXTRACT_RELATIONS ? !answer : t->extract != EXTRACT_JUDGE && text_trim(d->answer).length == 0) return fail(e, "%s: %s \"%s\"%s: what is right?", where, answer ? "its" : "has no", t->fields[answer && answer == f[FIELD_GOLD] ? FIELD_GOLD : FIELD_ANSWER], answer ? " is empty" : "");
     return true;
 }
 

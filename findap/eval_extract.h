@@ -12,7 +12,7 @@
 #include "eval_doc.h"    // defines: Task, Doc, tag_good
 #include "verify.h"      // defines: Number, number_of, label_of, anchor_next, result_text
 
-#define EXTRACTOR_VERSION "findap-extract-1"
+#define EXTRACTOR_VERSION "findap-extract-2"
 enum { EXTRACT_MAX_BYTES = 1 << 16, SPAN_MAX_BYTES = 1024 };   // nobody looks for a short answer in more, nor is it longer; this bounds the time, too
 
 typedef enum { OUTCOME_ANSWERED, OUTCOME_MISSING, OUTCOME_AMBIGUOUS, OUTCOME_TRUNCATED, OUTCOME_EMPTY, NUM_OUTCOMES } Outcome;
@@ -402,6 +402,23 @@ FN bool answer_begin(Text *output, bool truncated, Answer *a) {
     return true;
 }
 
+// A model without a chat template goes on with the next example of its own making: "neutral\n\nText: ..\nAnswer: positive". The line before that, if it is all there is; else nothing
+FN Text before_another_example(Text t) {
+    static const char *const heads[] = {"text", "question", "context", "input", "instruction", "sentence", "headline", "statement", "passage", "query", "q", "user", "human"};
+    int64_t at = 0;
+    const Text first = text_trim(text_line(t, &at));
+    while (at < t.length) {
+        const Text line = text_trim(text_line(t, &at));
+        if (line.length == 0) continue;
+        for (size_t k = 0; k < sizeof heads / sizeof *heads; k++) {
+            const int64_t n = (int64_t)strlen(heads[k]);
+            if (line.length > n && line.data[n] == ':' && strncasecmp(line.data, heads[k], (size_t)n) == 0) return first;
+        }
+        break;
+    }
+    return text_of("");
+}
+
 FN Answer answer_extract(const Task *t, const Doc *d, Text output, bool truncated) {
     Answer a;
     Spellings s = {NULL, 0};
@@ -411,6 +428,11 @@ FN Answer answer_extract(const Task *t, const Doc *d, Text output, bool truncate
     a.text = text_of("");
     if (truncated) return a;   // the answer may have been about to come
     if (output.length > EXTRACT_MAX_BYTES) { a.outcome = OUTCOME_MISSING; return a; }
+    const Text head = before_another_example(output);
+    if (head.length) {
+        const Answer alone = answer_extract(t, d, head, false);
+        if (alone.outcome == OUTCOME_ANSWERED) return alone;
+    }
     Reader r = {t, d, &s, t->extract};
     static const char yes_no[] = "yesno";
     const Text yes_or_no[2] = {text_make(yes_no, 3), text_make(yes_no + 3, 2)};

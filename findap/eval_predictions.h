@@ -277,7 +277,7 @@ FN int eval_score_main(int argc, char **argv) {   // argv[0] is "score"
     Task *t = &list.items[0];
     bool rouges = metric_applies(t->extract, METRIC_ROUGE1);
     bool ok = rouges || flag_unused(flags, n, "--stemmer", "this task has no ROUGE", &e);
-    ok = ok && score_file(t, predictions, records, &o, stdout, &e);
+    ok = ok && output_is_apart("--samples", records, predictions, &e) && score_file(t, predictions, records, &o, stdout, &e);
     tasks_free(&list);
     if (!ok) die("%s", e.text);
     return 0;

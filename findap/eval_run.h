@@ -156,7 +156,8 @@ FN json_t *eval_entry(const EvalRun *v, const TaskRun *t, const json_t *before, 
     Hash data;
     if (!hash_file(t->data, &data, e)) return NULL;
     json_t *j = task_metrics(task, t->docs, t->samples_of, t->n, t->bad, &v->o->score, t->suite);
-    int64_t fresh = t->n - s->file.resumed;
+    int64_t fresh = t->n - s->file.resumed, new_tokens = 0;
+    for (int64_t i = 0; i < t->n; i++) new_tokens += t->samples_of[i].tokens > 0 ? t->samples_of[i].tokens : 0;   // of all rows; time is that of this run's, rows_timed of them
     json_object_set_new(j, "mode", json_string(t->cot ? "cot" : "direct"));
     json_object_set_new(j, "request", json_string(request_names[t->request]));
     json_object_set_new(j, "shots", json_integer(t->shots_wanted));
@@ -164,10 +165,11 @@ FN json_t *eval_entry(const EvalRun *v, const TaskRun *t, const json_t *before, 
     json_object_set_new(j, "too_long", json_integer(t->skipped[SKIP_TOO_LONG]));
     json_object_set_new(j, "data_hash", json_string(data.hex));
     json_object_set_new(j, "task_hash", json_string(task->hash.hex));
-    json_object_set_new(j, "new_tokens", json_integer(s->new_tokens));
+    json_object_set_new(j, "new_tokens", json_integer(new_tokens));
     json_object_set_new(j, "seconds", json_real(s->seconds));
+    json_object_set_new(j, "rows_timed", json_integer(fresh));
     json_object_set_new(j, "rows_per_second", fresh > 0 && s->seconds > 0 ? json_real((double)fresh / s->seconds) : json_null());
-    static const char *const times[] = {"seconds", "rows_per_second", "new_tokens"};
+    static const char *const times[] = {"seconds", "rows_per_second", "rows_timed"};
     for (int k = 0; k < 3 && before && fresh == 0; k++) if (json_object_get(before, times[k])) json_object_set(j, times[k], json_object_get(before, times[k]));
     static const char *const rated[] = {"score", "stderr", "low", "high"};   // by `eval judge`, of the same answers
     bool judged = before && fresh == 0 && task->extract == EXTRACT_JUDGE && json_is_number(json_object_get(before, "score"));
@@ -354,6 +356,8 @@ FN bool eval_find_tasks(EvalRun *v, Error *e) {
     const char *dir = o->tasks_dir ? o->tasks_dir : standard;
     Buffer without = {NULL, 0, 0};
     TaskList all = {NULL, 0};
+    Error *lost = NULL;   // of tasks that were named and cannot be asked
+    int num_lost = 0;
     bool ok = true, needs_dir = false;
     for (int i = 0; i < o->tasks.n; i++) needs_dir = needs_dir || !is_json_path(o->tasks.items[i]);
     int keep = silence_begin(&v->run);
@@ -372,11 +376,17 @@ FN bool eval_find_tasks(EvalRun *v, Error *e) {
         char *data = task_data(task, o->data);
         bool there = file_exists(data), known = !o->pixiu || task->pixiu != PIXIU_NONE;
         if (!there || !known) {
-            if (without.len) add_text(&without, ", ");
-            add_text(&without, task->name);
-            if (!known) add_text(&without, " (not in PIXIU's harness)");
-            v->without_data++;
-            if (o->strict) ok = fail(e, "%s: %s", there ? task->name : data, there ? "is not in PIXIU's harness" : "is not there ---> data/fineval.py makes it; without --strict the task is left out");
+            bool by_suite = false;   // of a whole suite what is there is taken; what was named is wanted
+            for (int i = 0; i < o->tasks.n; i++) by_suite = by_suite || strcasecmp(o->tasks.items[i], "all") == 0 || task_suite(task, o->tasks.items[i]);
+            if (by_suite && !o->strict) {
+                if (without.len) add_text(&without, ", ");
+                add_text(&without, task->name);
+                if (!known) add_text(&without, " (not in PIXIU's harness)");
+                v->without_data++;
+            } else {
+                lost = (Error *)xrealloc(lost, num_lost + 1, sizeof(Error));
+                fail(&lost[num_lost++], "%s: %s", there ? task->name : data, there ? "is not in PIXIU's harness ---> --pixiu-compat is for the leaderboard's tasks" : "is not there ---> data/fineval.py makes it, or is --data another directory?");
+            }
             free(data);
             continue;
         }
@@ -387,9 +397,14 @@ FN bool eval_find_tasks(EvalRun *v, Error *e) {
         for (int i = 0; i < o->tasks.n && !t->suite; i++) if (task_suite(task, o->tasks.items[i])) t->suite = o->tasks.items[i];
         v->num_tasks++;
     }
-    if (ok && without.len && v->run.comm.rank == 0 && !o->a.quiet) fprintf(stderr, "left out, without data in %s: %.*s\n", o->data, (int)without.len, without.data);
+    if (ok && without.len && v->run.comm.rank == 0) warn("left out, without data in %s: %.*s", o->data, (int)without.len, without.data);
     buffer_free(&without);
-    if (ok && v->num_tasks == 0) ok = fail(e, v->failed ? "no task is left that could be run" : "no data of any of the tasks is in %s ---> data/fineval.py makes it, or is --data another directory?", o->data);
+    for (int i = v->num_tasks == 0 && !v->failed; ok && i < num_lost; i++) ok = eval_complain(v, &lost[i], e);   // of none at all the first is what the run ends with
+    const bool end_with_it = ok && v->num_tasks == 0 && !v->failed && num_lost > 0 && is_directory(o->data);
+    if (end_with_it) ok = fail(e, "%s", lost[0].text);
+    free(lost);
+    if (ok && v->num_tasks == 0 && !is_directory(o->data)) ok = fail(e, "--data %s: is %s ---> the directory with a file of rows for each task, as data/fineval.py makes it", o->data, file_exists(o->data) ? "a file, expected a directory" : "not there");
+    else if (ok && v->num_tasks == 0) ok = fail(e, v->failed ? "no task is left that could be run" : "no data of any of the tasks is in %s ---> data/fineval.py makes it, or is --data another directory?", o->data);
     return ok;
 }
 
@@ -435,7 +450,8 @@ FN bool eval_run(EvalRun *v, int argc, char **argv, Error *e) {
         if (eval_task(v, &v->tasks[k], &on, &inner)) continue;
         if (!on || !eval_complain(v, &inner, e)) { *e = inner; return false; }
     }
-    return v->failed == 0 || fail(e, "%d of the tasks could not be run, see above; the others are in %s/results.json", v->failed, o->a.out);
+    const bool some = json_object_size(json_object_get(v->results, "tasks")) > 0;   // on rank 0, whose line is printed
+    return v->failed == 0 || (some ? fail(e, "%d of the tasks could not be run, see above; the others are in %s/results.json", v->failed, o->a.out) : fail(e, "none of the tasks could be run, see above"));
 }
 
 FN void eval_run_free(EvalRun *v) {

@@ -45,8 +45,12 @@ FN void sample_begin(const Doc *d, Sample *out) {
 // one row
 
 FN void score_rouge(Text gold, Text output, bool stem, Sample *out) {
+    static bool said;   // once is enough
     Prf r[NUM_ROUGE];
-    rouge(gold, output, stem, r);
+    if (!rouge(gold, output, stem, r) && !said) {
+        warn("ROUGE of a text with more than %d words is that of its first %d", ROUGE_MAX_TOKENS, ROUGE_MAX_TOKENS);
+        said = true;
+    }
     out->value[METRIC_ROUGE1] = r[ROUGE_1].f1;
     out->value[METRIC_ROUGE2] = r[ROUGE_2].f1;
     out->value[METRIC_ROUGEL] = r[ROUGE_L].f1;
@@ -90,7 +94,7 @@ FN void score_number(const Doc *d, const Answer *a, Text output, Sample *out) {
     out->value[METRIC_ACC] = right[COMPARE_ROUNDED];
 }
 
-FN void score_entities(const Task *t, const Doc *d, Text output, Sample *out) {
+FN void score_entities(const Task *t, const Doc *d, Text output, bool stem, Sample *out) {
     int num = 0, gold_num = 0;
     TextList bare = tags_bare(output);
     if (d->num_labels && bare.n == d->num_labels) out->counts = score_tags(d->labels, &bare, d->num_labels);   // tags instead of entities
@@ -113,7 +117,7 @@ FN void score_entities(const Task *t, const Doc *d, Text output, Sample *out) {
         text_list_free(&tags); text_list_free(&gold_tags);
     }
     out->counted = true;
-    if (d->answer.length) score_rouge(d->answer, output, false, out);
+    if (d->answer.length) score_rouge(d->answer, output, stem, out);
     free(said); free(gold);
 }
 
@@ -177,7 +181,7 @@ FN void sample_score(const Task *t, const Doc *d, Text output, bool truncated, c
         if (a.outcome == OUTCOME_ANSWERED) out->error = a.number.value - d->gold_number;
         else if (isfinite(t->low) && isfinite(t->high)) out->error = t->high - d->gold_number > d->gold_number - t->low ? t->high - d->gold_number : t->low - d->gold_number;
         break;
-    case EXTRACT_ENTITIES: score_entities(t, d, without_cut_line(a.text, truncated), out); shown = text_of(""); break;
+    case EXTRACT_ENTITIES: score_entities(t, d, without_cut_line(a.text, truncated), o->stemmer, out); shown = text_of(""); break;
     case EXTRACT_TAGS: {
         int read = 0;
         out->tags = tags_read(t, without_cut_line(a.text, truncated), d->tokens, d->num_tokens, &read);
@@ -483,14 +487,61 @@ FN void score_global_relations(const Scored *x, Scores *out) {   // the harness'
     text_list_free(&gold); text_list_free(&pred);
 }
 
-FN double most_frequent_answer(const Scored *x) {   // the share of the gold answer that most rows have
-    Text *all = (Text *)xcalloc(x->n, sizeof(Text));
-    int64_t best = 0, run = 0;
-    for (int64_t i = 0; i < x->n; i++) all[i] = text_trim(x->docs[i].answer);
-    qsort(all, (size_t)x->n, sizeof(Text), text_compare);
-    for (int64_t i = 0; i < x->n; i++) { run = i && text_equal(all[i], all[i - 1]) ? run + 1 : 1; best = run > best ? run : best; }
+// What the best of the frequent gold answers would score if it were given every time, by the metrics' own comparisons: several golds a row, equal numbers and other spellings count. Of all
+// gold answers the 16 that most rows have in some spelling are tried
+enum { MAJORITY_TRIES = 16 };
+typedef struct { char *key; Text answer; int64_t rows; } GoldAnswer;
+FN int gold_answer_by_key(const void *a, const void *b) { return strcmp(((const GoldAnswer *)a)->key, ((const GoldAnswer *)b)->key); }
+FN int gold_answer_by_rows(const void *a, const void *b) {
+    const GoldAnswer *x = (const GoldAnswer *)a, *y = (const GoldAnswer *)b;
+    return x->rows != y->rows ? (x->rows < y->rows) - (x->rows > y->rows) : strcmp(x->key, y->key);
+}
+FN void answers_majority(const Scored *x, Scores *out) {
+    const bool numbers = x->t->extract == EXTRACT_NUMBER;
+    int64_t n = 0, kinds = 0;
+    for (int64_t i = 0; i < x->n; i++) n += x->docs[i].num_answers;
+    GoldAnswer *all = (GoldAnswer *)xcalloc(n + 1, sizeof(GoldAnswer));
+    n = 0;
+    for (int64_t i = 0; i < x->n; i++) for (int k = 0; k < x->docs[i].num_answers; k++) {
+        GoldAnswer *g = &all[n++];
+        Number number;
+        g->answer = x->docs[i].answers[k];
+        g->rows = 1;
+        if (numbers && number_of(g->answer, false, &number) == RESULT_ONE) { g->key = xprintf("%.5f", number.value); continue; }
+        Buffer folded = text_fold(result_text(g->answer));
+        g->key = xprintf("%.*s", (int)folded.len, folded.data ? folded.data : "");
+        buffer_free(&folded);
+    }
+    qsort(all, (size_t)n, sizeof(GoldAnswer), gold_answer_by_key);
+    for (int64_t i = 0; i < n; i++) {
+        if (kinds && strcmp(all[kinds - 1].key, all[i].key) == 0) { all[kinds - 1].rows++; free(all[i].key); }
+        else all[kinds++] = all[i];
+    }
+    qsort(all, (size_t)kinds, sizeof(GoldAnswer), gold_answer_by_rows);
+    for (int64_t c = 0; c < kinds && c < MAJORITY_TRIES; c++) {
+        double sums[NUM_METRICS] = {0};
+        Answer a = answer_made(OUTCOME_ANSWERED);
+        a.text = text_trim(all[c].answer);
+        if (!numbers || number_of(a.text, false, &a.number) != RESULT_ONE) a.number.value = NAN;
+        for (int64_t i = 0; i < x->n; i++) {
+            Sample s;
+            sample_begin(&x->docs[i], &s);
+            if (numbers) score_number(&x->docs[i], &a, a.text, &s);
+            else {
+                s.value[METRIC_EM] = 0;
+                for (int k = 0; k < x->docs[i].num_answers; k++) if (answer_is(a.text, a.text, x->docs[i].answers[k])) s.value[METRIC_EM] = 1;
+                s.value[METRIC_ACC] = s.value[METRIC_EM];
+            }
+            for (int m = 0; m < NUM_METRICS; m++) sums[m] += s.value[m];
+        }
+        for (int k = 0; k < out->n; k++) for (int m = 0; m < NUM_METRICS; m++) {
+            if (strcmp(out->items[k].name, metric_names[m]) != 0 || isnan(sums[m])) continue;
+            const double share = sums[m] / (double)x->n;
+            if (!(out->items[k].majority >= share)) out->items[k].majority = share;
+        }
+    }
+    for (int64_t i = 0; i < kinds; i++) free(all[i].key);
     free(all);
-    return (double)best / (double)x->n;
 }
 
 FN void scores_compute(const Scored *x, Scores *out, json_t **confusion) {
@@ -505,10 +556,7 @@ FN void scores_compute(const Scored *x, Scores *out, json_t **confusion) {
         if (kind == EXTRACT_ENTITIES || kind == EXTRACT_TAGS) score_counts(x, "entity_f1", out);
         if (kind == EXTRACT_TAGS) score_tokens(x, out);
         for (int m = 0; m < NUM_METRICS; m++) if (kind != EXTRACT_TAGS || m != METRIC_ACC) score_mean(x, (Metric)m, metric_names[m], out);
-        if (kind == EXTRACT_TEXT || kind == EXTRACT_NUMBER) {
-            double most = most_frequent_answer(x);
-            for (int k = 0; k < out->n; k++) if (strncmp(out->items[k].name, "rouge", 5) != 0) out->items[k].majority = most;
-        }
+        if (kind == EXTRACT_TEXT || kind == EXTRACT_NUMBER) answers_majority(x, out);
     }
     if (!x->pixiu || kind == EXTRACT_ENTITIES || kind == EXTRACT_TAGS || kind == EXTRACT_SUMMARY || kind == EXTRACT_SENTENCES || c == PIXIU_HEADLINES) return;
     int64_t missing = 0;

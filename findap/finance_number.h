@@ -1,7 +1,7 @@
 // finance_number.h: numbers as reports, tables and models write them: read from a text, and compared.
 //
 // 1,234.5 and 1 234.5 (no-break spaces) and 1'234.5 are one number, 1,23 and 1.234,5 are none; $ and % and bp, (12) and U+2212 for negatives, 1e6,
-// 1.5 x 10^3, million, bn. Digits that hang on letters (Q3, 10-K, 3rd) are none. 12 % is 0.12 where both sides have a unit; where only one has, 12
+// 1.5 x 10^3, million, bn, 1.5x (a multiple). Digits that hang on letters (Q3, 10-K, 3rd) are none. 12 % is 0.12 where both sides have a unit; where only one has, 12
 // and 0.12 both match it, because gold answers are written either way.
 //
 // "The same number" is three questions to an evaluation (number_matches), and a fourth to a reward (number_equal), which must not pay for guessing.
@@ -61,7 +61,7 @@ FN int64_t power_of_ten(Text t, int64_t i, Buffer *exponent) {   // "e-3", " x 1
 }
 FN int64_t number_unit(Text t, int64_t i, double *factor, bool *percent) {   // "%", " million", "bn" at i: where it ends; else i
     static const struct { const char *word; double factor; bool percent, attached; } units[] = {
-        {"%", 0.01, true, false}, {"percentage points", 0.01, true, false}, {"percent", 0.01, true, false}, {"per cent", 0.01, true, false}, {"pct", 0.01, true, false},
+        {"%", 0.01, true, false}, {"percentage points", 0.01, true, false}, {"pp", 0.01, true, false}, {"percent", 0.01, true, false}, {"per cent", 0.01, true, false}, {"pct", 0.01, true, false},
         {"basis points", 1e-4, true, false}, {"bps", 1e-4, true, false}, {"bp", 1e-4, true, false}, {"thousand", 1e3, false, false}, {"million", 1e6, false, false},
         {"billion", 1e9, false, false}, {"trillion", 1e12, false, false}, {"mn", 1e6, false, false}, {"mm", 1e6, false, true}, {"bn", 1e9, false, false}, {"tn", 1e12, false, false},
         {"k", 1e3, false, true}, {"m", 1e6, false, true}, {"b", 1e9, false, true}};   // attached: "5m" may be money, "5 m" is a length
@@ -103,10 +103,13 @@ FN Found number_next(Text t, int64_t *at, Number *out) {
         int64_t mantissa = digits.len, end = bad ? k : power_of_ten(t, k, &digits);
         out->percent = false;
         *at = end = number_unit(t, end, &factor, &out->percent);
+        if (decimals && end == k && (text_at(t, k) | 32) == 'x' && !is_word(text_at(t, k + 1))) *at = end = k + 1;   // 1.5x: a multiple; 5x may be five times an unknown
+        bad = bad || (text_at(t, end) == '-' && !is_word(text_at(t, end + 1)) && text_at(t, end + 1) != ' ');          // 5-: an accountant's minus, or a dash
         // letters that hang on it: a name, not a number; three of a currency may
         static const char *const codes[] = {"USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR"};
         bool named = is_letter(text_at(t, i - 1)) || text_at(t, i - 1) == '_';
         for (int c = 0; c < 7; c++) if (i >= 3 && !is_word(text_at(t, i - 4)) && text_begins(text_slice(t, i - 3, i), codes[c])) named = false;
+        for (int c = 0; c < 7; c++) if (end < t.length && text_begins(text_from(t, end), codes[c]) && !is_word(text_at(t, end + 3))) *at = end = end + 3;   // 100USD
         named = named || is_word(text_at(t, end)) || text_at(t, end) == '_' || (text_at(t, end) == '-' && is_letter(text_at(t, end + 1)));
         if (named) { while (is_word(text_at(t, *at))) ++*at; i = *at - 1; buffer_free(&digits); continue; }
         int sign = 0;

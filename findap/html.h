@@ -109,7 +109,15 @@ FN void html_begin(Html *h, const char *title) {
     html_raw(h, "</style>\n</head>\n<body>\n");
     html_patterns(h);
 }
-FN bool html_write(Html *h, const char *path, Error *e) {   // the old page stays until the new one is whole
+FN bool html_write(Html *h, const char *path, Error *e) {   // the old page stays until the new one is whole; what is no page stays altogether
+    static const char begins[] = "<!doctype html";
+    Mapped old;
+    Error none;
+    if (file_exists(path) && !is_directory(path) && map_file(path, &old, &none)) {
+        const bool page = old.size == 0 || (old.size >= (int64_t)strlen(begins) && strncasecmp((const char *)old.data, begins, strlen(begins)) == 0);
+        unmap_file(&old);
+        if (!page) return fail(e, "%s: is there and is no page ---> another name, or remove it first", path);
+    }
     html_raw(h, "</body>\n</html>\n");
     return write_file(path, h->b.data, h->b.len, e);
 }

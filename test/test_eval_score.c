@@ -167,6 +167,15 @@ static void others_by_hand(void **state) {
     is_near(json_object_get(j, "outcomes"), "missing", 1, 0);
     is_near(json_object_get(j, "outcomes"), "ambiguous", 1, 0);
     json_decref(j);
+    // the majority baseline is what one gold answer, given every time, would score: equal numbers, several golds, other spellings count
+    j = score_rows("quantity", "{\"id\":1,\"output\":\"1\",\"gold\":\"5\"}\n{\"id\":2,\"output\":\"1\",\"gold\":\"5.0\"}\n{\"id\":3,\"output\":\"1\",\"gold\":5}\n{\"id\":4,\"output\":\"1\",\"gold\":\"7\"}\n", &o, &e);
+    must(j != NULL, &e);
+    is_near(json_object_get(j, "baselines"), "majority", 0.75, 1e-12);
+    json_decref(j);
+    j = score_rows("open", "{\"id\":1,\"output\":\"x\",\"gold\":[\"a\",\"b\"]}\n{\"id\":2,\"output\":\"x\",\"gold\":[\"B.\",\"c\"]}\n{\"id\":3,\"output\":\"x\",\"gold\":[\"d\"]}\n{\"id\":4,\"output\":\"x\",\"gold\":[\"b\"]}\n", &o, &e);
+    must(j != NULL, &e);
+    is_near(json_object_get(j, "baselines"), "majority", 0.75, 1e-12);
+    json_decref(j);
     // RMSE: the refusal costs the most that it could, 1.5
     j = score_rows("tone", "{\"id\":1,\"output\":\"-0.5\",\"gold\":-0.2}\n{\"id\":2,\"output\":\"0.4\",\"gold\":\"0.4\"}\n{\"id\":3,\"output\":\"I would rather not\",\"gold\":-0.5}\n", &o, &e);
     must(j != NULL, &e);
@@ -179,6 +188,14 @@ static void others_by_hand(void **state) {
     must(j != NULL, &e);
     is_near(j, "entity_f1", 2 * 3.0 / (4 + 5), 1e-12);   // 3 right, 4 said, 5 there
     json_decref(j);
+    for (int stem = 0; stem < 2; stem++) {   // ROUGE of what was said, of stems where they are asked for
+        o.stemmer = stem;
+        j = score_rows("names", "{\"id\":1,\"output\":\"running banks, ORG\",\"gold\":\"run bank, ORG\"}\n", &o, &e);
+        must(j != NULL, &e);
+        is_near(j, "rouge1", stem ? 1 : 1.0 / 3, 1e-12);
+        json_decref(j);
+    }
+    o.stemmer = false;
     // tags: 4 of 5 tokens; one entity of two
     j = score_rows("causes", "{\"id\":1,\"token\":[\"a\",\"b\",\"c\",\"d\",\"e\"],\"output\":\"a:B-CAUSE\\nb:I-CAUSE\\nc:O\\nd:B-EFFECT\",\"gold\":[\"B-CAUSE\",\"I-CAUSE\",\"O\",\"B-EFFECT\",\"I-EFFECT\"]}\n", &o, &e);
     must(j != NULL, &e);

@@ -423,6 +423,7 @@ static void page(void **state) {
     }
     free(text);
     assert_int_equal(run_words(eval_report_main, "report", "@p0"), 1); one_error("--out is missing");
+    assert_int_equal(run_words(eval_report_main, "report", "@p0 --out @log.jsonl"), 1); one_error("log.jsonl: is there and is no page");
     assert_int_equal(run_words(eval_report_main, "report", "--out @x.html"), 1); one_error("no directory");
     assert_int_equal(run_words(eval_report_main, "report", "@p0 --out @none/x.html"), 1); one_error("cannot be written");
 }
