@@ -1,6 +1,8 @@
 # Makefile: finds what this machine has, says so, builds what it can and names what it skips.
 #
-#   make            all programs that can be built here
+#   make            the programs people run: the CPU's, and the GPU's where there is nvcc
+#   make cpu        the CPU's alone
+#   make cuda       everything that nvcc compiles: the GPU's programs, an fp32 build, every ladder of dev/
 #   make demo       the main job, end to end, on the CPU with data the project makes itself (about three minutes)
 #   make demo-align the generative reward model end to end, likewise (sample, judge, correct, pairs, dpo)
 #   make test       every test, no GPU and no Python needed
@@ -167,12 +169,15 @@ ifeq ($(and $(HAS_JANSSON),$(HAS_UTF8PROC),$(HAS_XXHASH),$(HAS_CMOCKA)),)
 ifdef DEPS_DONE
 $(error packages are still missing after scripts/deps.sh ---> install the development files of jansson, utf8proc, xxHash and cmocka)
 endif
-all demo demo-align test test-sanitize bench:
+all cpu cuda demo demo-align test test-sanitize bench:
 	@bash scripts/deps.sh
 	@$(MAKE) --no-print-directory $@ DEPS_DONE=1
 else
-all: detect cpu $(if $(NVCC),$(if $(CUDA_PROGRAMS),cuda))
+# nvcc takes a minute or two a program, so what only developers run waits for `make cuda`
+all: detect cpu $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)))
 cpu: $(addprefix $(BUILD)/,$(CPU_PROGRAMS))
+cuda: $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS))
+	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
 demo: detect cpu
 	@bash scripts/demo.sh
 demo-align: detect cpu
@@ -193,9 +198,6 @@ headers:
 deps:
 	@bash scripts/deps.sh
 
-cuda: $(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS)
-	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
-
 compare: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32
 	@bash scripts/compare.sh
 
@@ -209,12 +211,13 @@ fuzz: $(FUZZERS)
 	@echo "run e.g.: build/fuzz/fuzz_safetensors -max_total_time=180"
 
 help:
-	@echo "make                 build every program this machine can build (in build/, with links here)"
+	@echo "make                 build the programs people run, in build/, with links here: the CPU's, and the GPU's where there is nvcc"
+	@echo "make cpu             the CPU's alone (a minute or two)"
 	@echo "make demo            generate data, prepare, train, ask, evaluate, on the CPU: about three minutes"
 	@echo "make demo-align      sample, judge, correct, make pairs, DPO, sample again, on the CPU: a few minutes"
 	@echo "make test            all tests (no GPU, no Python)"
 	@echo "make test-sanitize   all tests under AddressSanitizer and UBSan"
-	@echo "make cuda            compile every CUDA program"
+	@echo "make cuda            compile all for the GPU: the programs, train_findap in fp32, the ladders of dev/ (a quarter of an hour; -j shortens it)"
 	@echo "make gpu-check       everything that needs a GPU to be shown: compare, kernels, sanitizers, same bits, loss curves"
 	@echo "make gpu-ranks       the same for several GPUs of one host: any number of ranks, ZeRO-1 to 3, resume"
 	@echo "make compare         CPU twin against GPU twin, tensor by tensor (needs a GPU)"

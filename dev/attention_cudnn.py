@@ -11,6 +11,8 @@ sustained: 400 launches, then five times 60, median. TFLOP/s count visible pairs
 causal row, as is the custom, for half of all its pairs. Backward: the kernels of the backward pass alone, by running it
 again and again over one graph; autograd's own sum into .grad is kept out by torch.autograd.grad.
 """
+from usage import usage
+usage(__doc__, 0, 1)
 import statistics
 import sys
 import time

@@ -6,6 +6,8 @@ The templates are those of FINDAP_DATA/tokenizers/*_tokenizer_config.json. R1's 
 other names for the special tokens), and so is Llama 3.1's. The one difference that is intended is counted by itself: an answer
 that begins with white space, which chat.h cuts where generation begins.
 """
+from usage import usage
+usage(__doc__, 0, 1)
 import json, os, random, subprocess, sys, tempfile
 from safetensors import safe_open
 from transformers import PreTrainedTokenizerFast

@@ -6,6 +6,8 @@
 Loads OUT with AutoModelForCausalLM in fp32, runs every document of the dumped batch alone (a document starts where the
 position is 0), and compares logits, loss and every gradient. Exit status 1 when logits differ by more than 1e-5 or a
 gradient by more than 1e-4 (norm of the difference over the norm)."""
+from usage import usage
+usage(__doc__, 2, 2)
 import sys
 import torch
 from safetensors.torch import load_file
@@ -52,4 +54,4 @@ def main(directory, dump_path):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

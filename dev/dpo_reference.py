@@ -11,6 +11,8 @@ model     test/data/llama3 in float64: pairs of random lengths (a prompt of one 
           logp.reference (P,2); total.<case>, norm.<case> (gradient of model.norm.weight), first.<case> (of the first layer's first norm) for every
           loss and NLL; grad.<HF name> of every parameter for the case "full"; adamw (8): the loss before each of eight steps of torch.optim.AdamW.
 """
+from usage import usage
+usage(__doc__, 0, 1)
 import ast, importlib.util, os, sys, types
 import torch, transformers
 import torch.nn.functional as F

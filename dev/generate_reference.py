@@ -11,6 +11,8 @@ trained/         a small Llama trained here to count on in letters, in the ids o
 processors.*     logits (R,V), seen (R,n), settings (R,5: penalty, temperature, top-k, top-p, min-p), scores (R,V) of transformers' own processors, in the order of its generate
 A greedy step whose two best logits lie closer than 1e-3 says nothing about a program that rounds differently, so prompts with such steps are not used.
 """
+from usage import usage
+usage(__doc__, 0, 1)
 import copy, os, sys
 import torch, transformers
 from peft import PeftModel

@@ -8,6 +8,8 @@ template, and a Qwen2 without BOS, with ChatML. Their tokenizers are trained her
 every fourth in a line break: the harness scores those with the choice, and puts its own blank behind them.
 Every row is asked in each setting: plain and with the template, without and with examples, as text and as turns; the choices are scored, letters are, answers are generated up to a stop
 string (one that no special token's name contains: the harness looks there too). Both sides run in fp32, a row at a time in the harness. Exit status 1 when a log-likelihood differs by more than 1e-4, or a decision or an answer at all."""
+from usage import usage
+usage(__doc__, 0, 2)
 import json, os, random, subprocess, sys, tempfile
 import datasets, torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers

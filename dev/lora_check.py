@@ -6,6 +6,8 @@ In FOLDER (default /tmp/findap_lora_check): the demo's model trained for a momen
 `theirs`, one that PEFT made with numbers far from zero. Of both: logits, loss and every gradient of PEFT against train_findap_cpu --adapter ... --dump.
 Of `ours` also: transformers on the merged model, and PEFT's own merge against ours.
 """
+from usage import usage
+usage(__doc__, 0, 1)
 import os, subprocess, sys
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model

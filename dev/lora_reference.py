@@ -7,6 +7,8 @@ fp64 on PEFT's side and for the batch of the base model's reference.safetensors,
     logits (13,V) of the first places, loss (1), grad.<name in adapter_model.safetensors>      every document run alone
     adamw_losses (5)                                                                       the loss before each of five torch.optim.AdamW steps
 """
+from usage import usage
+usage(__doc__, 0, 1)
 import copy, os, sys
 import torch, peft, transformers
 from peft import LoraConfig, get_peft_model

@@ -9,6 +9,9 @@ reference.safetensors of each holds
 so that agreement with it proves the mathematics and the packing at once. Weights are representable in bf16 and stored as
 bf16, which halves the files and exercises the conversion. Versions are written into the metadata.
 """
+from usage import usage
+if __name__ == "__main__":       # lora_reference.py imports it
+    usage(__doc__, 0, 1)
 import copy, json, os, sys
 import torch, transformers
 from safetensors.torch import save_file

@@ -8,6 +8,8 @@ Needs scikit-learn, seqeval, rouge_score (and its nltk), scipy. Where the refere
 of numbers, which no program has as we want them, are written out below in the plainest way, not as the C does them.
 """
 import csv, glob, gzip, json, math, os, random, re, sys, unicodedata, warnings
+from usage import usage
+usage(__doc__, *((3, 3) if "--big" in sys.argv else (1, 1)), ["--big"])
 from decimal import Decimal
 import numpy as np
 from rouge_score import rouge_scorer

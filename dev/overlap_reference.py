@@ -153,8 +153,12 @@ def check(trains, test):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["make"]:
-        make(Path(sys.argv[2]))
+    words = sys.argv[1:]
+    if words[:1] == ["make"] and len(words) == 2:
+        make(Path(words[1]))
+    elif words[:1] == ["check"] and words[-2:-1] == ["--"]:
+        sys.exit(check(words[1:-2], words[-1]))
     else:
-        cut = sys.argv.index("--")
-        sys.exit(check(sys.argv[2:cut], sys.argv[cut + 1]))
+        asked = words in (["-h"], ["--help"])
+        print(__doc__.strip(), file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)

@@ -2,6 +2,8 @@
 """A Hugging Face directory of random weights, N(0, 0.02), to time loading and training on: python3 dev/random_model.py llama3-8b DIR
 
 Drawn on the GPU where there is one. Shards of about 4 GB, bf16."""
+from usage import usage
+usage(__doc__, 2, 2)
 import json, os, sys
 import torch
 from safetensors.torch import save_file
@@ -11,6 +13,8 @@ SHAPES = {"llama3-8b": (128256, 4096, 32, 32, 8, 128, 14336, 5e5, False), "llama
 
 def main():
     name, out = sys.argv[1], sys.argv[2]
+    if name not in SHAPES:
+        sys.exit(f"random_model.py: error: there is no shape {name}; expected one of {', '.join(SHAPES)}")
     V, C, L, NH, NKV, HD, F, theta, tied = SHAPES[name]
     os.makedirs(out, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"

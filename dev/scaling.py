@@ -352,9 +352,12 @@ def main(words):
             sys.exit(f"scaling.py: error: {DOC.name} lacks the tables {', '.join(missing)}")
         print(f"scaling.py: {len(names)} tables of {DOC.name} {'written' if words[0] == '--write' else 'agree'}")
         return
+    if "-h" in words or "--help" in words:
+        print(__doc__.strip())
+        return
     unknown = [w for w in words if w not in TABLES]
     if unknown:
-        sys.exit(__doc__ if unknown[0] in ("-h", "--help") else f"scaling.py: error: there is no table {unknown[0]}; expected some of {', '.join(TABLES)}, --check or --write")
+        sys.exit(f"scaling.py: error: there is no table {unknown[0]}; expected some of {', '.join(TABLES)}, --check or --write")
     for name in words or TABLES:
         print(f"{name}\n" + "\n".join(TABLES[name]()) + "\n")
 

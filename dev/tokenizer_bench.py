@@ -2,6 +2,8 @@
 
     python dev/tokenizer_bench.py TOKENIZER.json FILE.jsonl [threads]     build/tokenizer_bench must be built
 """
+from usage import usage
+usage(__doc__, 2, 3)
 import json, os, subprocess, sys, time
 os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 from tokenizers import Tokenizer

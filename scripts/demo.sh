@@ -38,6 +38,7 @@ done
 first() { number "$1" <<<"$2" | head -n 1; }
 line all "$(first exact_match "$before")" "$(first exact_match "$after")" "$(first most_frequent_answer "$after")"
 echo "  ($(first questions "$after") questions; answers that reached the cap without ending: $(first reached_cap "$before") untrained, $(first reached_cap "$after") trained)"
+echo "  (last column: each type's own most frequent answer; \"Majority\" in the tables below: the one most frequent answer to all of them)"
 
 # the same questions through eval: scores with errors, the difference tested row by row, all on one page. It reads models from directories, so the untrained one is written into one:
 # a step at a learning rate of next to nothing
