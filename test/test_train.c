@@ -231,7 +231,7 @@ static char *newest(const char *out, const char *file) {
     free(steps);
     return p;
 }
-static void same_file(char *a, char *b) {
+static void same_bits(char *a, char *b) {
     Hash x, y;
     assert_true(hash_file(a, &x, NULL) && hash_file(b, &y, NULL));
     if (strcmp(x.hex, y.hex) != 0) fail_msg("%s and %s differ", a, b);
@@ -240,10 +240,10 @@ static void same_file(char *a, char *b) {
 }
 static void same_result(const char *one, const char *two) {
     char *a = at(one), *b = at(two);
-    same_file(path_join(a, "model.safetensors"), path_join(b, "model.safetensors"));
-    same_file(newest(a, "/state.safetensors"), newest(b, "/state.safetensors"));
-    same_file(newest(a, "/manifest.json"), newest(b, "/manifest.json"));   // cursor, counters, dev losses, hashes
-    same_file(path_join(a, "best/model.safetensors"), path_join(b, "best/model.safetensors"));
+    same_bits(path_join(a, "model.safetensors"), path_join(b, "model.safetensors"));
+    same_bits(newest(a, "/state.safetensors"), newest(b, "/state.safetensors"));
+    same_bits(newest(a, "/manifest.json"), newest(b, "/manifest.json"));   // cursor, counters, dev losses, hashes
+    same_bits(path_join(a, "best/model.safetensors"), path_join(b, "best/model.safetensors"));
     free(a);
     free(b);
 }
