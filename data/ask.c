@@ -23,7 +23,7 @@
 typedef struct { char *type, *prompt, *want; Ids ids; int64_t prompt_length; bool done, capped; } Question;
 
 static bool read_question(const char *where, const char *line, int64_t length, const Tokenizer *t, ChatTemplate chat, Question *q, Error *e) {
-    json_t *row = json_parse(where, line, length, e);
+    json_t *row = json_parse_line(where, line, length, e);
     const char *prompt = NULL, *completion = NULL, *type = "all";
     bool ok = row != NULL;
     if (ok && !json_is_object(row)) ok = fail(e, "%s: is %s, expected an object with \"prompt\" and \"completion\"", where, json_type_name(row));

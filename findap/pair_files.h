@@ -39,7 +39,7 @@ FN bool file_rows_read(const StringList *files, FileRows *r, Error *e) {
             const uint8_t *end = (const uint8_t *)memchr(m.data + at, '\n', (size_t)(m.size - at));
             int64_t length = end ? end - (m.data + at) : m.size - at;
             char *where = xprintf("%s:%" PRId64, files->items[k], ++line);
-            json_t *row = length ? json_parse(where, (const char *)m.data + at, length, e) : NULL;
+            json_t *row = length ? json_parse_line(where, (const char *)m.data + at, length, e) : NULL;
             const json_t *prompt = json_object_get(row, "prompt");
             Text answer;
             FileRow x = {row, where, line, 0, {0, 0}};
