@@ -216,6 +216,7 @@ int main(int argc, char **argv) {
     if (help) { flags_help("ask --model DIR --questions FILE.jsonl [flags]", "Greedy answers to short questions: how many are exactly right, and how many do not end by themselves.", flags, num_flags); return 0; }
     if (!dir || !questions) die("--model and --questions are needed ---> see --help");
     bool random = strcmp(init, "random") == 0;
+    weights_can_be_drawn = true;
     if (!random && strcmp(init, "model") != 0) die("--init is \"%s\", expected model or random", init);
     if (!random && !flag_unused(flags, num_flags, "--init-seed", "only --init random draws weights", &e)) die("%s", e.text);
 

@@ -243,10 +243,28 @@ FN bool train_input_kept(const char *flag, const char *input, const char *out, E
     return ok;
 }
 
+// Can OUT be made and written, and does no other run write there? Looks only, long before train_out_directory does it: a model takes its time to load.
+FN bool train_out_reachable(const char *out, Error *e) {
+    char *p = xstrdup(out), *log = path_join(out, "log.jsonl");
+    while (!file_exists(p)) {   // up to what is there
+        char *slash = strrchr(p, '/');
+        if (slash && slash != p) { *slash = 0; continue; }
+        free(p);
+        p = xstrdup(slash ? "/" : ".");
+    }
+    bool ok = is_directory(p) ? true : fail(e, "--out %s: %s is not a directory ---> choose another path", out, p);
+    if (ok && access(p, W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, p, strerror(errno));
+    int fd = ok ? open(log, O_RDWR | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) ok = fail(e, "%s: another run is writing here ---> use another --out, or wait for it to end", log);
+    if (fd >= 0) close(fd);
+    free(p); free(log);
+    return ok;
+}
+
 // Lets nothing that is in OUT be lost silently.
 FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use OUT? Touches nothing
     char *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints"), *d = o->adapter ? realpath(o->adapter, NULL) : NULL;
-    bool ok = train_input_kept("--model", o->model, o->out, e);
+    bool ok = train_out_reachable(o->out, e) && train_input_kept("--model", o->model, o->out, e);
     int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
     if (ok && b && d && strncmp(d, b, strlen(b)) == 0 && (d[strlen(b)] == '/' || d[strlen(b)] == 0)) ok = fail(e, "--adapter %s is in --out %s ---> write elsewhere, the input is not overwritten", o->adapter, o->out);
     else if (ok && !o->resume && !o->overwrite && n > 0)
@@ -962,6 +980,7 @@ FN void train_signals(void) {
 // --stop-after-steps, with a checkpoint from which the same command with --resume goes on.
 FN int train_main(int argc, char **argv) {
     program_name = "train_findap";
+    weights_can_be_drawn = true;
     train_signals();
     TrainOptions o;
     Recipe recipe;

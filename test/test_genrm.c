@@ -580,6 +580,13 @@ static void conversations_are_held(void **state) {
     assert_non_null(strstr(output, "genrm: error: the conversation has "));
     assert_non_null(strstr(output, "there is room for 128 ---> /clear begins anew"));
     expect("chat", "--model is missing");
+    run_genrm(0, "chat --help");
+    assert_true(strstr(output, "at most 8192 (default 0)") != NULL);
+    Error e;   // what is no model: an adapter, a directory with nothing but its settings
+    must(make_directory(in("adapter"), &e) && make_directory(in("empty"), &e) && copy_file(in("model"), in("empty"), "config.json", &e) && copy_file(in("model"), in("empty"), "tokenizer.json", &e), &e);
+    put("adapter/adapter_config.json", "{}");
+    expect("chat --model @adapter", "adapter: is an adapter, expected a model ---> give the model it was trained on, and this with --adapter");
+    expect("chat --model @empty", "is it a model directory?\n");
     expect("chat --model @model --context 1000", "--context is 1000, the model has 128 positions");
     expect(CHAT " --top-p 0.5", "--top-p has no effect here");
 }

@@ -807,11 +807,18 @@ static void test_flags(void **state) {
         {BASE "--recipe @recipe.json --out @x --save-dtype int8", "--save-dtype is"},
         {BASE "--recipe @recipe.json --out @x --seq-len 8192 --step-tokens 8192 --micro-rows 1", "the model has 4096 positions"},
         {BASE "--recipe @recipe.json --out @model", "same directory as --model"},
+        {BASE "--recipe @recipe.json --out @recipe.json", "recipe.json is not a directory"},
+        {BASE "--recipe @recipe.json --out @recipe.json/x", "recipe.json is not a directory"},
+        {BASE "--data @it --seq-len 2 --out @x", "do not fit into a row of 2 tokens"},
+        {BASE "--data @it --seq-len 2 --out @x", "longer rows (--seq-len)"},
+        {"--model @model --data @it --out @x", "(--init random starts without weights)"},
         {BASE "--data @nothing --out @x", "no such shard file"},
         {BASE "--data @cpt @cpt --seq-len 64 --balance rows --out @x", "unknown flag"},
         {BASE "--data @cpt --dev-rows 1000 --out @x", "hold out fewer"},
     };
     for (int i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) expect(1, cases[i][1], cases[i][0]);
+    expect(1, "recipe.json is not a directory", BASE "--recipe @recipe.json --out @recipe.json");
+    assert_null(strstr(output, "weights drawn"));   // known before a model is made
     char *x = at("x"), *y = at("y");
     assert_false(file_exists(x) && is_directory(x) && file_exists(y));
     free(x); free(y);
