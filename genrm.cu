@@ -473,7 +473,11 @@ FN int run_main(int command, int argc, char **argv) {
 FN int genrm_main(int argc, char **argv) {
     program_name = "genrm";
     sigbus_message();
-    const char *command = argc > 1 ? argv[1] : "";
+    if (argc < 2) {
+        fprintf(stderr, "%s: error: the command is missing, expected genrm sample|judge|correct|pairs|distill|chat ... ---> see genrm --help\n", program_name);
+        return 1;
+    }
+    const char *command = argv[1];
     if (strcmp(command, "sample") == 0) return run_main(SAMPLE, argc, argv);
     if (strcmp(command, "judge") == 0) return run_main(JUDGE, argc, argv);
     if (strcmp(command, "correct") == 0) return run_main(CORRECT, argc, argv);

@@ -23,7 +23,7 @@
 typedef struct { char *type, *prompt, *want; Ids ids; int64_t prompt_length; bool done, capped; } Question;
 
 static bool read_question(const char *where, const char *line, int64_t length, const Tokenizer *t, ChatTemplate chat, Question *q, Error *e) {
-    json_t *row = json_parse(where, line, length, e);
+    json_t *row = json_parse_line(where, line, length, e);
     const char *prompt = NULL, *completion = NULL, *type = "all";
     bool ok = row != NULL;
     if (ok && !json_is_object(row)) ok = fail(e, "%s: is %s, expected an object with \"prompt\" and \"completion\"", where, json_type_name(row));
@@ -216,6 +216,7 @@ int main(int argc, char **argv) {
     if (help) { flags_help("ask --model DIR --questions FILE.jsonl [flags]", "Greedy answers to short questions: how many are exactly right, and how many do not end by themselves.", flags, num_flags); return 0; }
     if (!dir || !questions) die("--model and --questions are needed ---> see --help");
     bool random = strcmp(init, "random") == 0;
+    weights_can_be_drawn = true;
     if (!random && strcmp(init, "model") != 0) die("--init is \"%s\", expected model or random", init);
     if (!random && !flag_unused(flags, num_flags, "--init-seed", "only --init random draws weights", &e)) die("%s", e.text);
 

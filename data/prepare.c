@@ -20,8 +20,8 @@
 #define PREPARE_MAX_LINE (1ll << 30)
 #include "findap/common.h"      // defines: Error, fail, die, Buffer, Ids, Hash, escape_text
 #include "findap/flags.h"       // defines: Flag, flags_parse, flags_help
-#include "findap/json.h"        // defines: json_parse, json_type_name
-#include "findap/tokenizer.h"   // defines: Tokenizer, tokenizer_encode, tokenizer_decode
+#include "findap/json.h"        // defines: json_parse_line, encoding_guess, json_type_name
+#include "findap/tokenizer.h"   // defines: Tokenizer, tokenizer_encode, tokenizer_decode, utf8_valid_prefix
 #include "findap/chat.h"        // defines: chat_render_at, chat_find, chat_hash
 #include "findap/messages.h"    // defines: MessageList, parse_messages, begins_well
 #include "findap/shard.h"       // defines: ShardWriter, ShardKind
@@ -149,6 +149,21 @@ static bool encode_pair(const Options *o, const json_t *j, MessageList *list, Ro
     return true;
 }
 
+static char *keys_of(const json_t *j) {   // the first few, for an error; the caller frees it
+    Buffer b = {NULL, 0, 0};
+    const char *key;
+    json_t *value;
+    int n = 0;
+    json_object_foreach((json_t *)j, key, value) {
+        char *word = n < 8 ? xprintf("%s\"%.40s\"", n ? ", " : "", key) : xstrdup(n == 8 ? ", ..." : "");
+        buffer_add(&b, word, (int64_t)strlen(word));
+        free(word);
+        n++;
+    }
+    buffer_add(&b, n ? "" : "no key", n ? 1 : 7);   // with the final zero
+    return b.data;
+}
+
 static bool encode_conversation(const Options *o, const json_t *j, Row *row, Arena *a, MessageList *list, Error *e) {
     char *const *name = o->names;
     bool pref = o->kind == SHARD_PREF;
@@ -157,12 +172,16 @@ static bool encode_conversation(const Options *o, const json_t *j, Row *row, Are
         if (!parse_messages(j, name[f], NULL, list, e) || !begins_well(list, name[f], e)) return false;
         return chat_render(o->tokenizer, o->chat, list->items, list->n, false, &a->ids, &a->weights, e);
     }
-    if (!json_object_get(j, name[FIELD_PROMPT]))
-        return fail(e, "expected %s ---> rename fields with --fields, or is --kind %s right?",
+    if (!json_object_get(j, name[FIELD_PROMPT])) {
+        char *found = keys_of(j);
+        fail(e, "expected %s, found %s ---> name them with --fields (as prompt=question,completion=answer), or is --kind %s right?",
                     pref                  ? "\"prompt\", \"chosen\" and \"rejected\""
                     : o->kind == SHARD_IT ? "\"messages\", \"conversations\", or \"prompt\" and \"completion\""
                                           : "\"text\", \"messages\", \"conversations\", or \"prompt\" and \"completion\"",
-                    shard_kind_names[o->kind]);
+                    found, shard_kind_names[o->kind]);
+        free(found);
+        return false;
+    }
     if (!parse_messages(j, name[FIELD_PROMPT], "user", list, e) || !begins_well(list, name[FIELD_PROMPT], e)) return false;
     int64_t cut = 0;
     return pref ? encode_pair(o, j, list, row, a, e) : render_completion(o, j, list, list->n, name[FIELD_COMPLETION], a, &cut, e);
@@ -172,13 +191,19 @@ static bool encode_conversation(const Options *o, const json_t *j, Row *row, Are
 static bool encode_row(const Options *o, bool plain_text, Row *row, Arena *a, Error *e) {
     row->offset = a->ids.len;
     bool ok = true;
-    if (plain_text) ok = encode_text(o, row->data, row->size, row, a, e);
-    else {
-        json_t *j = json_parse("row", row->data, row->size, e);
+    if (plain_text) {   // a text is taken as it is, so what is none would be trained as rubbish; JSON's reader looks for itself
+        int64_t good = utf8_valid_prefix((const uint8_t *)row->data, row->size);
+        const char *zero = (const char *)memchr(row->data, 0, (size_t)row->size);
+        if (zero && zero - row->data < good) good = zero - row->data;
+        Encoding x = encoding_guess(row->data, row->size);
+        ok = good == row->size ? encode_text(o, row->data, row->size, row, a, e)
+                               : fail(e, "is not UTF-8 (byte 0x%02x at %" PRId64 "; %s) ---> %s", (uint8_t)row->data[good], good, x.looks, x.hint);
+    } else {
+        json_t *j = json_parse_line("row", row->data, row->size, e);
         if (!j) return false;
         MessageList list = {NULL, 0, 0};
         const json_t *text = json_object_get(j, o->names[FIELD_TEXT]);
-        if (!json_is_object(j)) ok = fail(e, "the row is %s, expected an object", json_type_name(j));
+        if (!json_is_object(j)) ok = fail(e, "the row is %s, expected an object%s", json_type_name(j), json_is_array(j) ? " ---> jq -c '.[]' takes an array apart, one object a line" : "");
         else if (o->kind != SHARD_CPT || !text) ok = encode_conversation(o, j, row, a, &list, e);
         else if (!json_is_string(text)) ok = fail(e, "\"%s\" is %s, expected a string", o->names[FIELD_TEXT], json_type_name(text));
         else ok = encode_text(o, json_string_value(text), (int64_t)json_string_length(text), row, a, e);
@@ -210,7 +235,7 @@ static void add_integer(Buffer *out, int64_t v) {
 
 // one line of --encode (text to ids) or --decode (ids to text), appended to the arena's text
 static bool convert_row(const Options *o, Row *row, Arena *a, Error *e) {
-    json_t *j = json_parse("row", row->data, row->size, e);
+    json_t *j = json_parse_line("row", row->data, row->size, e);
     if (!j) return false;
     row->offset = a->text.len;
     bool ok = true;
@@ -483,12 +508,14 @@ static void encode_block(Run *r, int64_t n, bool plain_text) {
 }
 
 // counts one encoded row and writes it; false ends the run
-static bool take_row(Run *r, Row *row, const char *path, int file, Error *e) {
+static bool take_row(Run *r, Row *row, const char *path, bool whole, int file, Error *e) {
     Options *o = r->o;
+    char line[32] = "";
+    if (!whole) snprintf(line, sizeof line, ":%" PRId64, row->line);
     r->rows_read++;
     r->status[row->status]++;
-    if (row->status == ROW_BAD && !o->skip_bad_rows) return fail(e, "%s:%" PRId64 ": %s", path, row->line, row->error);
-    if (row->status == ROW_BAD && r->status[ROW_BAD] <= 5) warn("%s:%" PRId64 ": skipped: %s", path, row->line, row->error);
+    if (row->status == ROW_BAD && !o->skip_bad_rows) return fail(e, "%s%s: %s", path, line, row->error);
+    if (row->status == ROW_BAD && r->status[ROW_BAD] <= 5) warn("%s%s: skipped: %s", path, line, row->error);
     if (row->status == ROW_TOO_LONG) r->dropped_tokens += row->length;
     if (row->status != ROW_KEPT) return true;
     if (file >= 0) return emit_row(r, row, file, e);
@@ -509,7 +536,7 @@ static bool run_input(Run *r, const char *path, int fd, int file, Hash *hash, Er
         if (!ok || count == 0) break;
         encode_block(r, count, whole);
         for (int64_t i = 0; i < count; i++) {
-            if (ok) ok = take_row(r, &r->rows[i], path, file, e);
+            if (ok) ok = take_row(r, &r->rows[i], path, whole, file, e);
             free(r->rows[i].error);
         }
         r->bytes_done += reader.bytes - before;

@@ -58,7 +58,7 @@ FN bool answer_file_read(AnswerFile *f, const char *path, bool part, int64_t *en
         char *where = xprintf("%s:%" PRId64, path, ++line);
         int64_t row = 0, sample = 0, begin = *end;
         *end = newline + 1 - m.data;
-        json_t *j = json_parse(where, (const char *)m.data + begin, *end - begin - 1, e);
+        json_t *j = json_parse_line(where, (const char *)m.data + begin, *end - begin - 1, e);
         ok = j && json_get_int(j, f->row_key, where, true, 0, f->rows - 1, &row, e) && (!f->sample_key || json_get_int(j, f->sample_key, where, true, 0, f->samples - 1, &sample, e));
         uint8_t *done = ok ? &f->done[row * f->samples + sample] : NULL;
         if (ok && *done && !part) ok = f->sample_key ? fail(e, "%s: %s %" PRId64 ", %s %" PRId64 " is there twice ---> remove one of the lines", where, f->row_key, row, f->sample_key, sample)

@@ -108,8 +108,8 @@ FN bool run_rows(Run *s, Error *e) {
             if (s->num_items == cap) s->items = (Item *)xrealloc(s->items, cap = cap ? 2 * cap : 64, sizeof(Item));
             Item *p = &s->items[s->num_items++];
             memset(p, 0, sizeof *p);
-            json_t *row = json_parse(where, (const char *)m.data + at, length, e);
-            ok = row && (json_is_object(row) || fail(e, "%s: the row is %s, expected an object", where, json_type_name(row))) && s->item(s, row, where, p, e);
+            json_t *row = json_parse_line(where, (const char *)m.data + at, length, e);
+            ok = row && (json_is_object(row) || fail(e, "%s: the row is %s, expected an object%s", where, json_type_name(row), json_is_array(row) ? " ---> jq -c '.[]' takes an array apart, one object a line" : "")) && s->item(s, row, where, p, e);
             json_decref(row);
             s->skipped[p->skip]++;
             if (p->skip) ids_free(&p->ids);

@@ -112,7 +112,7 @@ FN int chat_flags(Options *o, Flag *flags) {
         {"--adapter", FLAG_STRING, &o->adapter, "DIR", "PEFT's adapter directory on top of --model", 0, 0, false},
         {"--system", FLAG_STRING, &o->system, "TEXT", "system turn", 0, 0, false},
         {"--template", FLAG_STRING, &o->template_name, "NAME", "chat template (default: by the tokenizer's special tokens)", 0, 0, false},
-        {"--context", FLAG_INT, &o->context, "N", "most tokens of a conversation, memory is kept for that many (default: the model's positions, at most 8192)", 1, 1 << 30, false},
+        {"--context", FLAG_INT, &o->context, "N", "most tokens of a conversation, memory is kept for that many; 0: the model's positions, at most 8192", 0, 1 << 30, false},
         {"--max-new", FLAG_INT, &o->max_new, "N", "most tokens of an answer", 1, 1 << 20, false},
         {"--temperature", FLAG_DOUBLE, &o->sampling.temperature, "X", "logits are divided by it, 0: greedy", 0, 100, false},
         {"--seed", FLAG_INT, &o->seed, "N", "of all draws", 0, 4e18, false},

@@ -262,6 +262,8 @@ FN bool sync_directory_of(const char *path, Error *e) {   // makes a rename in p
 typedef struct { FILE *f; char *path, *temporary; } AtomicFile;
 
 FN bool atomic_open(AtomicFile *a, const char *path, Error *e) {
+    memset(a, 0, sizeof *a);
+    if (is_directory(path)) return fail(e, "%s: is a directory, expected the name of a file to write", path);
     a->path = xstrdup(path);
     a->temporary = xprintf("%s.tmp.%d", path, (int)getpid());
     a->f = fopen(a->temporary, "wb");

@@ -169,11 +169,13 @@ FN bool config_parse(const char *where, const json_t *j, Config *c, Error *e) {
 
 // reads DIR/config.json
 FN bool config_load(const char *dir, Config *c, Error *e) {
-    char *path = path_join(dir, "config.json");
-    json_t *j = json_parse_file(path, 1 << 20, e);   // real ones are a few KB
+    char *path = path_join(dir, "config.json"), *adapter = path_join(dir, "adapter_config.json");
+    json_t *j = NULL;
+    if (!file_exists(path) && file_exists(adapter)) fail(e, "%s: is an adapter, expected a model ---> give the model it was trained on, and this with --adapter; or the merged model", dir);
+    else j = json_parse_file(path, 1 << 20, e);   // real ones are a few KB
     bool ok = j && config_parse(path, j, c, e);
     json_decref(j);
-    free(path);
+    free(path); free(adapter);
     return ok;
 }
 

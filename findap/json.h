@@ -7,12 +7,44 @@
 #include "common.h"
 #include <jansson.h>
 
+// What bytes that are no UTF-8 text seem to be, and what to do: for errors. NULs in a text are UTF-16's halves, or it is none.
+typedef struct { const char *looks, *hint; } Encoding;
+FN Encoding encoding_guess(const char *data, int64_t n) {
+    static const Encoding pdf = {"it is a PDF", "pdftotext makes text of it"}, utf16 = {"looks like UTF-16", "iconv -f UTF-16 -t UTF-8"}, little = {"looks like UTF-16", "iconv -f UTF-16LE -t UTF-8"},
+                          big = {"looks like UTF-16", "iconv -f UTF-16BE -t UTF-8"}, binary = {"looks binary", "is it a text?"}, older = {"looks like an older encoding", "iconv -f WINDOWS-1252 -t UTF-8, or from whatever it is in"};
+    const unsigned char *s = (const unsigned char *)data;
+    int64_t zeros[2] = {0, 0}, looked = n < 4096 ? n : 4096;
+    bool controls = false;
+    for (int64_t i = 0; i < looked; i++) {
+        zeros[i % 2] += s[i] == 0;
+        controls = controls || (s[i] < 0x20 && s[i] != 0 && !(s[i] >= '\t' && s[i] <= '\r') && s[i] != 0x1B);
+    }
+    if (n >= 5 && memcmp(s, "%PDF-", 5) == 0) return pdf;
+    if (n >= 2 && ((s[0] == 0xFF && s[1] == 0xFE) || (s[0] == 0xFE && s[1] == 0xFF))) return utf16;
+    if (zeros[1] > looked / 4 && zeros[0] == 0) return little;
+    if (zeros[0] > looked / 4 && zeros[1] == 0) return big;
+    return zeros[0] + zeros[1] > 0 || controls ? binary : older;
+}
+
 // parses `size` bytes; `where` names them in errors ("data.jsonl:17"); NULL with an error on anything but one JSON value
 FN json_t *json_parse(const char *where, const char *data, int64_t size, Error *e) {
     json_error_t je;
     json_t *j = json_loadb(data ? data : "", (size_t)size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
     if (!j) fail(e, "%s: not valid JSON at line %d, column %d: %s", where, je.line, je.column, je.text);
     return j;
+}
+
+// parses one line of JSONL, which `where` names
+FN json_t *json_parse_line(const char *where, const char *data, int64_t size, Error *e) {
+    json_error_t je;
+    json_t *j = json_loadb(data ? data : "", (size_t)size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    if (j) return j;
+    if (json_error_code(&je) == json_error_invalid_utf8 || (size > 0 && memchr(data, 0, (size_t)size))) {
+        Encoding x = encoding_guess(data, size);
+        fail(e, "%s: not valid JSON at column %d: %s; the line %s ---> %s", where, je.column, je.text, x.looks, x.hint);
+    } else fail(e, "%s: not valid JSON at column %d: %s%s", where, je.column, je.text, json_error_code(&je) != json_error_premature_end_of_input ? "" :
+                " ---> expected one object a line: was it cut off, or is it spread over several (jq -c . joins an object's, jq -c '.[]' takes an array apart)?");
+    return NULL;
 }
 
 FN json_t *json_parse_file(const char *path, int64_t max_bytes, Error *e) {

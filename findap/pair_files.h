@@ -34,12 +34,12 @@ FN bool file_rows_read(const StringList *files, FileRows *r, Error *e) {
         Mapped m;
         if (!map_file(files->items[k], &m, e)) return false;
         bool ok = true;
-        int64_t line = 0;
+        int64_t line = 0, before = r->n;
         for (int64_t at = 0; ok && at < m.size;) {
             const uint8_t *end = (const uint8_t *)memchr(m.data + at, '\n', (size_t)(m.size - at));
             int64_t length = end ? end - (m.data + at) : m.size - at;
             char *where = xprintf("%s:%" PRId64, files->items[k], ++line);
-            json_t *row = length ? json_parse(where, (const char *)m.data + at, length, e) : NULL;
+            json_t *row = length ? json_parse_line(where, (const char *)m.data + at, length, e) : NULL;
             const json_t *prompt = json_object_get(row, "prompt");
             Text answer;
             FileRow x = {row, where, line, 0, {0, 0}};
@@ -58,8 +58,9 @@ FN bool file_rows_read(const StringList *files, FileRows *r, Error *e) {
         }
         unmap_file(&m);
         if (!ok) return false;
+        if (r->n == before) warn("%s: has no rows", files->items[k]);   // as `genrm correct` leaves it where nothing was wrong: the other files still count
     }
-    if (r->n == 0) return files->n == 0 || fail(e, "%s: has no rows", files->items[0]);
+    if (r->n == 0) return true;
     // a prompt's answers get the number of its first, so that sorting by number keeps them together
     qsort(r->items, (size_t)r->n, sizeof(FileRow), file_row_by_prompt);
     for (int64_t i = 1; i < r->n; i++) if (memcmp(&r->items[i].prompt, &r->items[i - 1].prompt, sizeof(XXH128_hash_t)) == 0) r->items[i].number = r->items[i - 1].number;
@@ -103,7 +104,24 @@ typedef struct {
     int64_t seed, per_prompt, per_answer;
     double tolerance;
     bool no_length_balance, quiet;
+    int64_t rows;   // read, of all inputs
 } PairFiles;
+
+// Before anything is read: what is written is none of it
+FN bool pair_files_apart(const PairFiles *o, Error *e) {
+    const StringList *inputs[] = {&o->fap, &o->scp, &o->overlong, &o->answers};
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < inputs[k]->n; i++) if (!output_is_apart("--out", o->out, inputs[k]->items[i], e)) return false;
+    return output_is_apart("--out", o->out, o->next_step, e);
+}
+
+// A file that is there is worth more than no rows
+FN bool pair_files_write(const PairFiles *o, const Buffer *out, Error *e) {
+    struct stat st;
+    if (out->len == 0 && stat(o->out, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0)
+        return fail(e, "%s: not one row was made, and what is there already was left as it is ---> see the counts, or remove the file", o->out);
+    return write_file(o->out, out->data, out->len, e);
+}
 
 FN bool row_capped(const FileRow *x, bool *capped, Error *e) { *capped = false; return json_get_bool(x->row, "reached_cap", x->where, false, capped, e); }
 FN Text row_answer(const FileRow *x) { const json_t *j = json_object_get(x->row, "answer"); return text_make(json_string_value(j), (int64_t)json_string_length(j)); }
@@ -111,9 +129,10 @@ FN Text row_answer(const FileRow *x) { const json_t *j = json_object_get(x->row,
 // ---------------------------------------------------------------------------------------------------------------
 // pairs
 
-FN bool pairs_fap(const PairFiles *o, PairYields *y, Buffer *out, Error *e) {
+FN bool pairs_fap(PairFiles *o, PairYields *y, Buffer *out, Error *e) {
     FileRows r = {NULL, 0, 0};
     bool ok = file_rows_read(&o->fap, &r, e), tokens = true;
+    o->rows += r.n;
     for (int64_t i = 0; i < r.n; i++) tokens = tokens && json_is_integer(json_object_get(r.items[i].row, "tokens"));   // lengths in tokens, or of all in bytes
     for (int64_t i = 0, end; ok && i < r.n; i = end) {
         end = file_rows_end(&r, i);
@@ -137,9 +156,10 @@ FN bool pairs_fap(const PairFiles *o, PairYields *y, Buffer *out, Error *e) {
 }
 
 // SCP's and overlong pairs: of each answer at most one, of a prompt at most so many; what is over, or was said before, goes into over[2]
-FN bool pairs_each(const PairFiles *o, bool overlong, const PromptTemplate *next, PairYields *y, RowSet *seen, int64_t over[2], Buffer *out, Error *e) {
+FN bool pairs_each(PairFiles *o, bool overlong, const PromptTemplate *next, PairYields *y, RowSet *seen, int64_t over[2], Buffer *out, Error *e) {
     FileRows r = {NULL, 0, 0};
     bool ok = file_rows_read(overlong ? &o->overlong : &o->scp, &r, e);
+    o->rows += r.n;
     for (int64_t i = 0, end; ok && i < r.n; i = end) {
         end = file_rows_end(&r, i);
         int64_t made = 0;
@@ -182,8 +202,11 @@ FN bool pairs_run(PairFiles *o, Error *e) {
     o->pair.per_prompt = o->per_prompt; o->pair.per_answer = o->per_answer; o->pair.seed = (uint64_t)o->seed; o->pair.length_balance = !o->no_length_balance;
     char *path = o->next_step ? xstrdup(o->next_step) : prompt_path("next_step.txt");
     bool ok = o->scp.n == 0 || prompt_load(path, prompt_next_step, &next, e);
-    ok = ok && pairs_fap(o, &y, &out, e) && pairs_each(o, false, &next, &y, &seen, over_scp, &out, e) && pairs_each(o, true, &next, &y, &seen, over_long, &out, e) && write_file(o->out, out.data, out.len, e);
-    if (ok) {
+    ok = ok && pairs_fap(o, &y, &out, e) && pairs_each(o, false, &next, &y, &seen, over_scp, &out, e) && pairs_each(o, true, &next, &y, &seen, over_long, &out, e);
+    if (ok && o->rows == 0) ok = fail(e, "%s: has no rows%s", o->fap.n ? o->fap.items[0] : o->scp.n ? o->scp.items[0] : o->overlong.items[0], o->fap.n + o->scp.n + o->overlong.n > 1 ? ", nor has any other of the files" : "");
+    bool read = ok;
+    ok = ok && pair_files_write(o, &out, e);
+    if (ok || (read && out.len == 0)) {   // where nothing was made the counts say why
         json_t *j = pair_yields_json(&y);
         const struct { const char *kind; const int64_t *n; } over[] = {{"scp", over_scp}, {"overlong", over_long}};
         for (int k = 0; k < 2; k++) {
@@ -196,9 +219,9 @@ FN bool pairs_run(PairFiles *o, Error *e) {
         if (!o->quiet) {
             pair_yields_print(&y, stderr);
             for (int k = 0; k < 2; k++) if (over[k].n[0] + over[k].n[1]) fprintf(stderr, "%14" PRId64 "      %s said twice, %" PRId64 " over --per-prompt\n", over[k].n[0], over[k].kind, over[k].n[1]);
-            fprintf(stderr, "%" PRId64 " rows in %s ---> prepare --kind pref\n", y.fap + y.scp + y.overlong, o->out);
-            if (y.fap + y.scp + y.overlong == 0) fprintf(stderr, "no pairs: a prompt needs a right and a wrong answer, a wrong answer a correction that holds, an overlong answer its gold one\n");
+            if (out.len > 0) fprintf(stderr, "%" PRId64 " rows in %s ---> prepare --kind pref\n", y.fap + y.scp + y.overlong, o->out);
         }
+        if (ok && out.len == 0) warn("%s: no pairs: a prompt needs a right and a wrong answer, a wrong answer a correction that holds, an overlong answer its gold one", o->out);
     }
     prompt_free(&next);
     buffer_free(&out);
@@ -239,7 +262,7 @@ FN bool distill_run(const PairFiles *o, Error *e) {
     Buffer out = {NULL, 0, 0};
     VerifyKind kind = VERIFY_AUTO;
     int64_t counts[NUM_KEEP] = {0}, capped_answers = 0, prompts = 0, prompts_kept = 0;
-    bool whole = strcmp(o->target, "answer") == 0, ok = (whole || strcmp(o->target, "result") == 0 || fail(e, "--target is \"%s\", expected answer or result", o->target)) && verify_find(o->kind, &kind, e) && file_rows_read(&o->answers, &r, e);
+    bool whole = strcmp(o->target, "answer") == 0, ok = (whole || strcmp(o->target, "result") == 0 || fail(e, "--target is \"%s\", expected answer or result", o->target)) && verify_find(o->kind, &kind, e) && file_rows_read(&o->answers, &r, e) && (r.n > 0 || fail(e, "%s: has no rows%s", o->answers.items[0], o->answers.n > 1 ? ", nor has any other of the files" : ""));
     for (int64_t i = 0, end; ok && i < r.n; i = end) {
         end = file_rows_end(&r, i);
         int64_t made = 0;
@@ -274,8 +297,9 @@ FN bool distill_run(const PairFiles *o, Error *e) {
         prompts++;
         prompts_kept += made > 0;
     }
-    ok = ok && write_file(o->out, out.data, out.len, e);
-    if (ok) {
+    bool read = ok;
+    ok = ok && pair_files_write(o, &out, e);
+    if (ok || (read && out.len == 0)) {   // where nothing was kept the counts say why
         Share overlength = share_of(capped_answers, r.n), yield = share_of(counts[KEPT], r.n);
         json_t *dropped = json_object(), *j = json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:f}", "prompts", (json_int_t)prompts, "prompts_with_rows", (json_int_t)prompts_kept, "answers", (json_int_t)r.n, "rows", (json_int_t)counts[KEPT], "yield", yield.p,
                                                         "overlength_ratio", overlength.p, "overlength_ratio_stderr", overlength.error);
@@ -285,8 +309,9 @@ FN bool distill_run(const PairFiles *o, Error *e) {
         if (!o->quiet) {
             fprintf(stderr, "%" PRId64 " of %" PRId64 " answers kept (%.1f %%), of %" PRId64 " of %" PRId64 " prompts; %.1f +- %.1f %% had reached the cap (overlength ratio)\n", counts[KEPT], r.n, 100 * yield.p, prompts_kept, prompts, 100 * overlength.p, 100 * overlength.error);
             for (int k = 1; k < NUM_KEEP; k++) if (k != KEPT && counts[k]) fprintf(stderr, "%14" PRId64 "  %s\n", counts[k], keep_name(k));
-            fprintf(stderr, "%" PRId64 " rows in %s ---> prepare --kind it\n", counts[KEPT], o->out);
+            if (out.len > 0) fprintf(stderr, "%" PRId64 " rows in %s ---> prepare --kind it\n", counts[KEPT], o->out);
         }
+        if (ok && out.len == 0) warn("%s: not one answer was kept, so it is empty", o->out);
     }
     file_rows_free(&r);
     buffer_free(&out);
@@ -338,7 +363,7 @@ FN int pair_files_main(bool distill, int argc, char **argv) {
         if (ok && !distill && !o.fap.n) ok = flags_unused(flags, n, of_fap, "there is no --fap", &e);
         if (ok && !distill && !o.scp.n) ok = flags_unused(flags, n, of_scp, "there is no --scp", &e);
         if (ok && !distill && !o.overlong.n) ok = flags_unused(flags, n, of_overlong, "there is no --overlong", &e);
-        ok = ok && (distill ? distill_run(&o, &e) : pairs_run(&o, &e));
+        ok = ok && pair_files_apart(&o, &e) && (distill ? distill_run(&o, &e) : pairs_run(&o, &e));
     }
     if (!ok) fprintf(stderr, "%s: error: %s\n", program_name, e.text);
     free(o.fap.items); free(o.scp.items); free(o.overlong.items); free(o.answers.items);

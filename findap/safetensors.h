@@ -182,11 +182,20 @@ FN void safetensors_close(Safetensors *s) {
     free(s);
 }
 
+FN bool looks_like_json(const Mapped *m) {   // what is given in place of its shards, most often
+    int64_t i = m->size >= 3 && memcmp(m->data, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+    while (i < m->size && (m->data[i] == ' ' || m->data[i] == '\t' || m->data[i] == '\r' || m->data[i] == '\n')) i++;
+    return i < m->size && (m->data[i] == '{' || m->data[i] == '[');
+}
+
 // Checks s->file and fills in the rest. The mapping may be any memory, so a fuzzer can call it.
 FN bool safetensors_parse(const char *where, Safetensors *s, Error *e) {
     uint64_t n = 0;
+    bool json = looks_like_json(&s->file);
+    if (s->file.size >= 8) for (int i = 0; i < 8; i++) n |= (uint64_t)s->file.data[i] << (8 * i);
+    if (json && (s->file.size < 8 || n > MAX_HEADER))   // eight letters are a number that is far larger
+        return fail(e, "%s: looks like JSONL, expected a safetensors file ---> `prepare` makes token shards of JSONL", where);
     if (s->file.size < 8) return fail(e, "%s: is %" PRId64 " bytes, too short for a safetensors file ---> is the download complete?", where, s->file.size);
-    for (int i = 0; i < 8; i++) n |= (uint64_t)s->file.data[i] << (8 * i);
     if (n > (uint64_t)(s->file.size - 8) || n > MAX_HEADER)
         return fail(e, "%s: the header claims %" PRIu64 " bytes, expected at most %" PRId64 " ---> is it a safetensors file, and whole?", where, n,
                     s->file.size - 8 < MAX_HEADER ? s->file.size - 8 : (int64_t)MAX_HEADER);
@@ -457,6 +466,8 @@ FN bool weights_open_index(Weights *w, const char *dir, const char *path, Error 
     return ok;
 }
 
+FN bool weights_can_be_drawn = false;   // set once by the main of a program that has --init
+
 // Opens every shard (maps, reads headers only). An index takes precedence over nothing: both kinds at once are refused, since
 // one of them is stale and only the user knows which.
 FN Weights *weights_open(const char *dir, Error *e) {
@@ -467,7 +478,7 @@ FN Weights *weights_open(const char *dir, Error *e) {
     if (has_index && has_single) ok = fail(e, "%s: holds both model.safetensors and model.safetensors.index.json ---> remove the stale one", dir);
     else if (has_index) ok = weights_open_index(w, dir, index, e);
     else if (has_single) ok = weights_file(w, dir, "model.safetensors", &i, e);
-    else ok = fail(e, "%s: has neither model.safetensors nor model.safetensors.index.json ---> is it a model directory? (--init random starts without weights)", dir);
+    else ok = fail(e, "%s: has neither model.safetensors nor model.safetensors.index.json ---> is it a model directory?%s", dir, weights_can_be_drawn ? " (--init random starts without weights)" : "");
     free(index);
     free(single);
     if (ok) return w;

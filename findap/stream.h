@@ -243,12 +243,14 @@ FN void document_pieces(const Data *d, Document x, int stream, ShardKind kind, P
 }
 
 // an epoch's share of every stream: what the recipe asks for, then the balance
-FN bool stage_shares(StageData *s, const RecipeStage *r, Error *e) {
+FN bool stage_shares(StageData *s, const RecipeStage *r, int64_t T, Error *e) {
     double cpt_rows = 0, it_rows = 0, cpt_tokens = 0, it_tokens = 0;
     for (int k = 0; k < s->num_streams; k++) {
         Stream *t = &s->streams[k];
         const RecipeStream *want = &r->streams[k];
-        if (t->num_documents == 0) return fail(e, "stage \"%s\", stream \"%s\": no document is left to train on", r->name, t->name);
+        if (t->num_documents == 0)
+            return fail(e, "stage \"%s\", stream \"%s\": no document is left to train on: %" PRId64 " do not fit into a row of %" PRId64 " tokens, %" PRId64 " are too short, %" PRId64 " are held out ---> %s", r->name, t->name,
+                        t->dropped, T, t->too_short, t->held_out, t->dropped ? "longer rows (--seq-len)" : "look at the data");
         double mean = (double)t->num_tokens / (double)t->num_documents;
         t->take_tokens = want->tokens;
         t->take = want->rows >= 0 ? want->rows : (int64_t)llround(want->weight * (double)t->num_documents);
@@ -422,7 +424,7 @@ FN bool stage_open(Data *d, Recipe *recipe, int stage, int64_t vocab_size, Error
         free(files);
         if (!ok) return false;
     }
-    return stage_open_dev(d, recipe, stage, vocab_size, e) && stage_shares(s, r, e);
+    return stage_open_dev(d, recipe, stage, vocab_size, e) && stage_shares(s, r, recipe->seq_len, e);
 }
 
 // Opens every shard of every stage (so that a missing one is known now and not after a week) and plans the stages. Fills in

@@ -47,6 +47,7 @@ typedef struct {
 
 FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
 #define TRAIN_FLAGS 52
+#define TRAIN_DUMP_FORMAT "findap-dump-1"
 
 // fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
 FN int train_flags(TrainOptions *o, Flag *flags) {
@@ -242,10 +243,28 @@ FN bool train_input_kept(const char *flag, const char *input, const char *out, E
     return ok;
 }
 
+// Can OUT be made and written, and does no other run write there? Looks only, long before train_out_directory does it: a model takes its time to load.
+FN bool train_out_reachable(const char *out, Error *e) {
+    char *p = xstrdup(out), *log = path_join(out, "log.jsonl");
+    while (!file_exists(p)) {   // up to what is there
+        char *slash = strrchr(p, '/');
+        if (slash && slash != p) { *slash = 0; continue; }
+        free(p);
+        p = xstrdup(slash ? "/" : ".");
+    }
+    bool ok = is_directory(p) ? true : fail(e, "--out %s: %s is not a directory ---> choose another path", out, p);
+    if (ok && access(p, W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, p, strerror(errno));
+    int fd = ok ? open(log, O_RDWR | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) ok = fail(e, "%s: another run is writing here ---> use another --out, or wait for it to end", log);
+    if (fd >= 0) close(fd);
+    free(p); free(log);
+    return ok;
+}
+
 // Lets nothing that is in OUT be lost silently.
 FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use OUT? Touches nothing
     char *b = realpath(o->out, NULL), *checkpoints = path_join(o->out, "checkpoints"), *d = o->adapter ? realpath(o->adapter, NULL) : NULL;
-    bool ok = train_input_kept("--model", o->model, o->out, e);
+    bool ok = train_out_reachable(o->out, e) && train_input_kept("--model", o->model, o->out, e);
     int64_t n = 0, *steps = checkpoint_list(o->out, false, &n);
     if (ok && b && d && strncmp(d, b, strlen(b)) == 0 && (d[strlen(b)] == '/' || d[strlen(b)] == 0)) ok = fail(e, "--adapter %s is in --out %s ---> write elsewhere, the input is not overwritten", o->adapter, o->out);
     else if (ok && !o->resume && !o->overwrite && n > 0)
@@ -256,6 +275,17 @@ FN bool train_out_check(const TrainOptions *o, Error *e) {   // may this run use
         ok = fail(e, "%s: has a model but no checkpoint to resume from ---> --overwrite starts again, or choose another --out", o->out);
     free(steps); free(checkpoints); free(b); free(d);
     return ok;
+}
+
+// May --dump write its file? It replaces an earlier dump, and nothing else: not a mistyped name, not the shards that are read.
+FN bool train_dump_check(const char *path, Error *e) {
+    struct stat st;
+    if (stat(path, &st) != 0 || (S_ISREG(st.st_mode) && st.st_size == 0)) return true;
+    Safetensors *s = safetensors_open(path, NULL);
+    const char *format = s ? safetensors_metadata(s, "format") : NULL;
+    bool ours = format && strcmp(format, TRAIN_DUMP_FORMAT) == 0;
+    safetensors_close(s);
+    return ours || fail(e, "--dump %s is there already and is %s, not an earlier dump ---> another name: it would be lost", path, S_ISDIR(st.st_mode) ? "a directory" : s ? "a safetensors file of another kind" : "another file");
 }
 
 // Makes OUT and opens the log; with --overwrite removes the earlier run. Called once the model is loaded, so that a model which
@@ -658,7 +688,7 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
         s = all;
     }
     SafetensorsWriter *w = safetensors_writer_new(t->options->dump);
-    safetensors_writer_metadata(w, "format", "findap-dump-1");
+    safetensors_writer_metadata(w, "format", TRAIN_DUMP_FORMAT);
     safetensors_writer_tensor(w, "loss", DTYPE_F32, 1, &one);
     safetensors_writer_tensor(w, "tokens", DTYPE_I32, 2, shape);
     safetensors_writer_tensor(w, "positions", DTYPE_I32, 2, shape);
@@ -748,12 +778,14 @@ FN bool train_same(const Train *t, Error *e) {
 }
 
 FN void train_check_tokenizer(const char *model, const Shard *s) {
-    char *path = path_join(model, "tokenizer.json");
+    char *path = path_join(model, "tokenizer.json"), *tiktoken = path_join(model, "tokenizer.model");
     Hash h;
+    if (!file_exists(path) && !file_exists(tiktoken))   // shards are enough to train on, so it is no error
+        warn("%s: has neither tokenizer.json nor tokenizer.model, so --out gets none either, and eval, genrm and AutoTokenizer cannot use it ---> copy the tokenizer's files there", model);
     if (file_exists(path) && hash_file(path, &h, NULL) && strcmp(h.hex, s->tokenizer) != 0)
         warn("%s: is not the tokenizer that the data was prepared with (%.8s, not %.8s) ---> prepare with --tokenizer %s, unless the two are equivalent", path, h.hex,
              s->tokenizer, model);
-    free(path);
+    free(path); free(tiktoken);
 }
 
 // the weights that training begins with, a fresh or given adapter among them
@@ -869,7 +901,7 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     counts = (int64_t *)xcalloc(most, sizeof(int64_t));
     t.losses = (StreamLoss *)xcalloc(most, sizeof(StreamLoss));
     if (first) train_check_tokenizer(o->model, &data.files[0].shard);
-    if (!comm_agree(c, (!first || o->dump || train_out_check(o, e)) && train_identity(&t, e), e, "looking at --out")) goto end;
+    if (!comm_agree(c, (!first || (o->dump ? train_dump_check(o->dump, e) : train_out_check(o, e))) && train_identity(&t, e), e, "looking at --out")) goto end;
     if (!train_same(&t, e) || !comm_agree(c, train_make_model(&t, e), e, "making the model")) goto end;
     if (!comm_agree(c, !first || o->dump || train_out_directory(o, &t.log, e), e, "making --out")) goto end;
     if (o->dump) { result = train_dump(&t, sums, counts, e) ? 0 : 1; goto end; }
@@ -948,6 +980,7 @@ FN void train_signals(void) {
 // --stop-after-steps, with a checkpoint from which the same command with --resume goes on.
 FN int train_main(int argc, char **argv) {
     program_name = "train_findap";
+    weights_can_be_drawn = true;
     train_signals();
     TrainOptions o;
     Recipe recipe;

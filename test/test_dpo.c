@@ -419,7 +419,7 @@ static char *bytes_of(const char *name, int64_t *n) {
     unmap_file(&m);
     return p;
 }
-static bool same_file(const char *a, const char *b) {
+static bool same_bits(const char *a, const char *b) {
     int64_t n, k;
     char *x = bytes_of(a, &n), *y = bytes_of(b, &k);
     bool same = n == k && memcmp(x, y, (size_t)n) == 0;
@@ -508,7 +508,7 @@ static void micro_batches_change_nothing(void **state) {
     run_dpo(0, BASE "--alpha 0.5 --nll batch --nll-batch 7 --micro-rows 2 --out @b7");
     same_figures("b1", "s");
     same_figures("b7", "t");
-    assert_false(same_file("t/model.safetensors", "s/model.safetensors"));
+    assert_false(same_bits("t/model.safetensors", "s/model.safetensors"));
 }
 
 static void a_resumed_run_has_the_same_bits(void **state) {
@@ -526,13 +526,13 @@ static void a_resumed_run_has_the_same_bits(void **state) {
     run_dpo(0, BASE "--alpha 1 --dev-pairs 5 --dev-every 4 --out @parts --resume");
     assert_non_null(strstr(output, "from "));   // the reference's log-probs were there
     assert_null(strstr(output, "first step"));
-    assert_true(same_file("parts/model.safetensors", "whole/model.safetensors"));
-    assert_true(same_file("parts/checkpoints/step_00000010/state.safetensors", "whole/checkpoints/step_00000010/state.safetensors"));
+    assert_true(same_bits("parts/model.safetensors", "whole/model.safetensors"));
+    assert_true(same_bits("parts/checkpoints/step_00000010/state.safetensors", "whole/checkpoints/step_00000010/state.safetensors"));
     expect(BASE "--alpha 1 --dev-pairs 5 --dev-every 4 --out @parts --resume --beta 0.2", "beta is 0.2, was 0.1");
     expect(BASE "--alpha 1 --dev-pairs 5 --dev-every 4 --out @parts", "--resume goes on");
     // a signal: what is asked before the first step already
     run_dpo(0, BASE "--alpha 1 --dev-pairs 5 --dev-every 4 --out @again");
-    assert_true(same_file("again/model.safetensors", "whole/model.safetensors"));   // the same command, the same bits
+    assert_true(same_bits("again/model.safetensors", "whole/model.safetensors"));   // the same command, the same bits
 }
 
 // the number `key` in a log's records of one event: of the n-th, or of the last for -1
@@ -599,7 +599,7 @@ static void lora_aligns_merges_resumes_and_goes_on(void **state) {
     for (int i = 0; i < 4; i++) {
         char one[64], two[64];
         snprintf(one, sizeof one, "round/%s", made[i]); snprintf(two, sizeof two, "pieces/%s", made[i]);
-        assert_true(same_file(one, two));
+        assert_true(same_bits(one, two));
     }
     expect(ROUND "--out @pieces --resume --lora-rslora", "lora is ");
 
@@ -634,17 +634,17 @@ static void another_run_keeps_the_optimizer(void **state) {
     // stopped and resumed, the moments are the checkpoint's
     run_dpo(EXIT_STOPPED, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_parts --stop-after-steps 1");
     run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_parts --resume");
-    assert_true(same_file("opt_parts/model.safetensors", "opt_kept/model.safetensors"));
+    assert_true(same_bits("opt_parts/model.safetensors", "opt_kept/model.safetensors"));
     expect("--model @opt_first " ITERATED "--steps 2 --optimizer @nowhere --out @opt_x", "has no checkpoints/step_*");
     // the checkpoint has them, so the earlier run may be gone; one without a checkpoint needs it
     run_dpo(EXIT_STOPPED, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_alone --stop-after-steps 1");
     rename_in("opt_first/checkpoints", "opt_first/gone");
     run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_alone --resume");
-    assert_true(same_file("opt_alone/model.safetensors", "opt_kept/model.safetensors"));
+    assert_true(same_bits("opt_alone/model.safetensors", "opt_kept/model.safetensors"));
     expect("--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_begun --resume", "has no checkpoints/step_*");
     rename_in("opt_first/gone", "opt_first/checkpoints");
     run_dpo(0, "--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --out @opt_begun --resume");
-    assert_true(same_file("opt_begun/model.safetensors", "opt_kept/model.safetensors"));
+    assert_true(same_bits("opt_begun/model.safetensors", "opt_kept/model.safetensors"));
     expect("--model test/data/llama3 " ITERATED "--steps 2 --optimizer @opt_first --out @opt_first --overwrite", "--optimizer is --out");
     expect("--model test/data/llama3 " ITERATED "--steps 2 --optimizer @opt_first --out @opt_first --resume", "--optimizer is --out");
     expect("--model @opt_first " ITERATED "--steps 2 --optimizer @opt_first --lora-rank 4 --merge --out @opt_x", "is not a tensor of this model");
@@ -693,7 +693,7 @@ static void a_run_that_fails_costs_no_earlier_one(void **state) {
         free(bytes);
     }
     expect("--model @dear/best --pairs @others --seq-len 64 --out @dear --overwrite", "--out/best is the same directory as --model");
-    assert_true(same_file("dear/best/model.safetensors", "dear/model.safetensors"));
+    assert_true(same_bits("dear/best/model.safetensors", "dear/model.safetensors"));
 }
 
 // writes the file again with numbers added to all chosen and all rejected values and the hashes right: what only the first step can see
@@ -744,7 +744,7 @@ static void the_reference_is_kept_checked_and_refused(void **state) {
     // --ref with the same weights is the same as none
     run_dpo(0, BASE "--out @same --ref test/data/llama3");
     assert_non_null(strstr(output, "(ln 2)"));
-    assert_true(same_file("same/model.safetensors", "kept/model.safetensors"));
+    assert_true(same_bits("same/model.safetensors", "kept/model.safetensors"));
     // damage, and what only the first step can see
     must(make_directory(in("bad/checkpoints"), &e), &e);
     before[n - 3] ^= 1;
@@ -830,7 +830,7 @@ static void ranks_change_nothing(void **state) {
         char one[96], two[96];
         snprintf(one, sizeof one, "%s/checkpoints/reference.safetensors", out);
         snprintf(two, sizeof two, "%s/checkpoints/reference.safetensors", of);
-        assert_true(same_file(one, two));   // a pair's sum is made on one rank: the same bits on any number
+        assert_true(same_bits(one, two));   // a pair's sum is made on one rank: the same bits on any number
     }
 }
 

@@ -471,7 +471,7 @@ static void bad_input_is_one_line(void **state) {
     run_genrm(0, "--help");
     run_genrm(0, "sample --help");
     assert_non_null(strstr(output, "--repetition-penalty X"));
-    expect("", "the command is \"\", expected sample, judge, correct, pairs, distill or chat");
+    expect("", "the command is missing, expected genrm sample|judge|correct|pairs|distill|chat");
     expect("smaple", "the command is \"smaple\", expected sample, judge, correct, pairs, distill or chat");
     expect("sample", "--model is missing");
     expect("sample --model @model --prompts @prompts.jsonl", "--out is missing");

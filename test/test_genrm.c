@@ -442,6 +442,36 @@ static void pairs_are_made_and_counted(void **state) {
     free(prepare); free(command);
 }
 
+static void assert_file(const char *name, const char *expected) { char *text = sorted_file(name); assert_string_equal(text, expected); free(text); }
+static void files_that_are_there_stay(void **state) {
+    (void)state;
+    static const char one[] = "{\"prompt\":\"1?\",\"answer\":\"1\",\"verdict\":\"right\"}\n", two[] = "{\"prompt\":\"1?\",\"answer\":\"1\",\"verdict\":\"right\"}\n{\"prompt\":\"1?\",\"answer\":\"2\",\"verdict\":\"wrong\"}\n";
+    put("lone.jsonl", one); put("two.jsonl", two); put("none.jsonl", "");
+    assert_int_equal(symlink("lone.jsonl", in("link.jsonl")), 0);
+    // an input is no output, whatever it is called
+    expect("pairs --fap @two.jsonl @lone.jsonl --out @lone.jsonl", "--out");
+    expect("pairs --scp @lone.jsonl --out @link.jsonl", "is one of the files that are read");
+    expect("pairs --overlong @lone.jsonl --out @lone.jsonl", "is one of the files that are read");
+    expect("distill --answers @lone.jsonl --out @lone.jsonl", "is one of the files that are read");
+    assert_file("lone.jsonl", one);
+    // no rows do not replace some; under a new name they are an empty file and a warning
+    put("kept.jsonl", "{}\n");
+    expect("pairs --fap @lone.jsonl --out @kept.jsonl", "kept.jsonl: not one row was made");
+    expect("distill --answers @lone.jsonl --out @kept.jsonl --quiet", "kept.jsonl: not one row was made");
+    assert_file("kept.jsonl", "{}\n");
+    run_genrm(0, "pairs --fap @lone.jsonl --out @fresh.jsonl --quiet");
+    assert_true(strstr(output, "warning: ") && strstr(output, "no pairs") && !strstr(output, "prepare") && summary("rows") == 0);
+    run_genrm(0, "distill --answers @lone.jsonl --out @fresh2.jsonl");
+    assert_true(strstr(output, "not one answer was kept") && !strstr(output, "prepare"));
+    assert_true(file_exists(in("fresh.jsonl")) && file_exists(in("fresh2.jsonl")));
+    // an empty file of one kind does not cost the pairs of another
+    run_genrm(0, "pairs --fap @two.jsonl --scp @none.jsonl --out @fap.jsonl");
+    assert_true(strstr(output, "none.jsonl: has no rows") && summary("fap.rows") == 1);
+    expect("pairs --fap @none.jsonl --scp @none.jsonl --out @fap.jsonl", "none.jsonl: has no rows, nor has any other");
+    expect("distill --answers @none.jsonl --out @fap.jsonl", "none.jsonl: has no rows");
+    assert_file("fap.jsonl", "{\"prompt\":\"1?\",\"chosen\":\"1\",\"rejected\":\"2\",\"kind\":\"fap\"}\n");
+}
+
 static void good_answers_are_distilled(void **state) {
     (void)state;
     static const char rows[] =
@@ -550,6 +580,13 @@ static void conversations_are_held(void **state) {
     assert_non_null(strstr(output, "genrm: error: the conversation has "));
     assert_non_null(strstr(output, "there is room for 128 ---> /clear begins anew"));
     expect("chat", "--model is missing");
+    run_genrm(0, "chat --help");
+    assert_true(strstr(output, "at most 8192 (default 0)") != NULL);
+    Error e;   // what is no model: an adapter, a directory with nothing but its settings
+    must(make_directory(in("adapter"), &e) && make_directory(in("empty"), &e) && copy_file(in("model"), in("empty"), "config.json", &e) && copy_file(in("model"), in("empty"), "tokenizer.json", &e), &e);
+    put("adapter/adapter_config.json", "{}");
+    expect("chat --model @adapter", "adapter: is an adapter, expected a model ---> give the model it was trained on, and this with --adapter");
+    expect("chat --model @empty", "is it a model directory?\n");
     expect("chat --model @model --context 1000", "--context is 1000, the model has 128 positions");
     expect(CHAT " --top-p 0.5", "--top-p has no effect here");
 }
@@ -607,7 +644,7 @@ int main(int argc, char **argv) {
     find_build(argv[0]);
     unsetenv("OPENAI_API_KEY");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(verifier_judges), cmocka_unit_test(probabilities_judge), cmocka_unit_test(an_endpoint_judges), cmocka_unit_test(corrections_are_checked), cmocka_unit_test(pairs_are_made_and_counted), cmocka_unit_test(good_answers_are_distilled), cmocka_unit_test(words_are_made_harmless), cmocka_unit_test(conversations_are_held), cmocka_unit_test(ranks_make_the_same_rows), cmocka_unit_test(misuse_is_one_line),
+        cmocka_unit_test(verifier_judges), cmocka_unit_test(probabilities_judge), cmocka_unit_test(an_endpoint_judges), cmocka_unit_test(corrections_are_checked), cmocka_unit_test(pairs_are_made_and_counted), cmocka_unit_test(files_that_are_there_stay), cmocka_unit_test(good_answers_are_distilled), cmocka_unit_test(words_are_made_harmless), cmocka_unit_test(conversations_are_held), cmocka_unit_test(ranks_make_the_same_rows), cmocka_unit_test(misuse_is_one_line),
     };
     int failed = cmocka_run_group_tests(tests, open_all, teardown);
     free(output);

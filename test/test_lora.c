@@ -421,7 +421,7 @@ static void make_shard(void) {
     const ShardField fields[] = {{"vocab_size", "83"}, {"max_len", "4096"}, {"tokenizer", "0123"}, {"template", "none"}, {"template_hash", "0"}, {"inputs", "[\"x.jsonl\"]"}, {"input_hash", "0"}, {"set", "0"}};
     must(shard_writer_finish(&w, fields, 8, &e), &e);
 }
-static void same_file(const char *a, const char *b) {
+static void same_bits(const char *a, const char *b) {
     Hash x, y;
     Error e;
     must(hash_file(in(a), &x, &e) && hash_file(in(b), &y, &e), &e);
@@ -439,10 +439,10 @@ static void a_run_resumes_bit_for_bit(void **state) {
     expect(3, "stopped", LORA "--out @two --stop-after-steps 3");
     expect(3, "resumed after step 3", LORA "--out @two --resume --stop-after-steps 2");
     expect(0, "resumed after step 5", LORA "--out @two --resume");
-    same_file("one/adapter_model.safetensors", "two/adapter_model.safetensors");
-    same_file("one/best/adapter_model.safetensors", "two/best/adapter_model.safetensors");
-    same_file("one/adapter_config.json", "two/adapter_config.json");
-    same_file("one/checkpoints/step_00000008/state.safetensors", "two/checkpoints/step_00000008/state.safetensors");
+    same_bits("one/adapter_model.safetensors", "two/adapter_model.safetensors");
+    same_bits("one/best/adapter_model.safetensors", "two/best/adapter_model.safetensors");
+    same_bits("one/adapter_config.json", "two/adapter_config.json");
+    same_bits("one/checkpoints/step_00000008/state.safetensors", "two/checkpoints/step_00000008/state.safetensors");
     assert_false(file_exists(in("one/model.safetensors")));   // beside an adapter, PEFT would take it for another thing
     Safetensors *s = open_in(in("one/checkpoints/step_00000008"), "state.safetensors");
     assert_int_equal(safetensors_count(s), 3 * 2 * 2 * 3);   // three targets, A and B, two layers; param, m, v

@@ -294,6 +294,37 @@ static void any_line_ending(void **state) {
     reader_close(&r);
 }
 
+static void refused_with(const char *path, const char *kind, const char *text) {
+    Error e;
+    char words[512];
+    snprintf(words, sizeof words, "--tokenizer %s --kind %s --template llama3 --dry-run %s", llama_path, kind, path);
+    if (run_words(words, NULL, NULL, &e)) fail_msg("accepted, expected: %s", text);
+    if (!strstr(e.text, text) || strchr(e.text, '\n')) fail_msg("expected \"%s\": %s", text, e.text);
+}
+static void what_is_no_utf8_is_named(void **state) {
+    (void)state;
+    char txt[96];
+    snprintf(txt, sizeof txt, "%s/b.txt", directory);
+    static const struct { const char *bytes; size_t n; const char *text; } cases[] = {
+        {"\xFF\xFEo\0n\0", 6, "b.txt: is not UTF-8 (byte 0xff at 0; looks like UTF-16) ---> iconv -f UTF-16 -t UTF-8"},
+        {"o\0n\0e\0", 6, "(byte 0x00 at 1; looks like UTF-16) ---> iconv -f UTF-16LE -t UTF-8"},
+        {"\0o\0n\0e", 6, "(byte 0x00 at 0; looks like UTF-16) ---> iconv -f UTF-16BE -t UTF-8"},
+        {"caf\xE9 au lait", 12, "(byte 0xe9 at 3; looks like an older encoding) ---> iconv -f WINDOWS-1252"},
+        {"%PDF-1.4\n%\xE2\xE3\xCF\xD3", 14, "it is a PDF) ---> pdftotext"},
+        {"text\0text, and more of it", 25, "(byte 0x00 at 4; looks binary)"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) { put(txt, cases[i].bytes, (int64_t)cases[i].n); refused_with(txt, "cpt", cases[i].text); }
+    // JSONL: its encoding, its shape, the names of its fields
+    put(input, "\xFF\xFE{\0}\0\n\0", 8);       refused_with(input, "it", "looks like UTF-16 ---> iconv");
+    put_text("[\n{\"prompt\":\"x\"}\n]\n");   refused_with(input, "it", "in.jsonl:1: row: not valid JSON at column 1: ");
+                                               refused_with(input, "it", "jq -c '.[]'");
+    put_text("{\n\"prompt\":\"x\"}\n");        refused_with(input, "it", "jq -c .");
+    put_text("[{\"prompt\":\"x\"}]\n");         refused_with(input, "it", "jq -c '.[]'");
+    put_text("{\"instruction\":\"x\",\"input\":\"\",\"output\":\"y\"}\n");
+    refused_with(input, "it", "found \"instruction\", \"input\", \"output\" ---> name them with --fields");
+    put_text("{}\n");                          refused_with(input, "cpt", "found no key --->");
+    put_text("{\"a\":1,\"b\":1,\"c\":1,\"d\":1,\"e\":1,\"f\":1,\"g\":1,\"h\":1,\"i\":1,\"j\":1}\n"); refused_with(input, "pref", "\"h\", ... --->");
+}
+
 static Hash hash_of_output(int n) {   // of all shards, and of their order
     Buffer all = {NULL, 0, 0};
     for (int i = 1; i <= n; i++) {
@@ -612,7 +643,7 @@ int main(void) {
                                        cmocka_unit_test(texts_and_split),
                                        cmocka_unit_test(pairs), cmocka_unit_test(a_rejected_answer_that_was_cut_off_has_no_end),
                                        cmocka_unit_test(dropped_and_counted),
-                                       cmocka_unit_test(any_line_ending),
+                                       cmocka_unit_test(any_line_ending), cmocka_unit_test(what_is_no_utf8_is_named),
                                        cmocka_unit_test(same_bytes_for_any_threads),
                                        cmocka_unit_test(hostile_rows),
                                        cmocka_unit_test(hostile_shards),

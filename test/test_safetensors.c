@@ -70,6 +70,13 @@ static void test_hostile_headers(void **state) {
     const uint64_t lengths[] = {3, (uint64_t)1 << 63, ~(uint64_t)0, 100000001, 1000000, (uint64_t)1 << 32};
     put("x", "", 0); check_open("too short");
     put("x", "1234567", 7); check_open("too short");
+    put("x", "{}\n", 3); check_open("looks like JSONL");
+    put("x", "{\"prompt\":\"a\"}\n", 15); check_open("looks like JSONL, expected a safetensors file ---> `prepare`");
+    put("x", "\xEF\xBB\xBF\n[{\"prompt\":\"a\"}]\n", 21); check_open("looks like JSONL");
+    put("x", "{\0\0\0\0\0\0\0", 8); check_open("the header claims");   // a length that begins with a '{', and nothing of it
+    Error at_directory;
+    assert_false(write_file(directory, "x", 1, &at_directory));
+    assert_non_null(strstr(at_directory.text, "is a directory, expected the name of a file"));
     for (int k = 0; k < 6; k++) {
         uint8_t file[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
         memcpy(file, &lengths[k], 8);

@@ -165,6 +165,7 @@ static int setup(void **state) {
     char *model = at("model");
     assert_true(make_directory(model, NULL));
     free(model);
+    put("model/tokenizer.model", "x");   // training only asks whether there is one
     put("model/config.json", "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": 24, \"hidden_size\": 16, \"num_hidden_layers\": 2,"
         " \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"head_dim\": 8, \"intermediate_size\": 32, \"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-5,"
         " \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", \"tie_word_embeddings\": false, \"attention_bias\": false, \"mlp_bias\": false, \"initializer_range\": 0.02,"
@@ -231,7 +232,7 @@ static char *newest(const char *out, const char *file) {
     free(steps);
     return p;
 }
-static void same_file(char *a, char *b) {
+static void same_bits(char *a, char *b) {
     Hash x, y;
     assert_true(hash_file(a, &x, NULL) && hash_file(b, &y, NULL));
     if (strcmp(x.hex, y.hex) != 0) fail_msg("%s and %s differ", a, b);
@@ -240,10 +241,10 @@ static void same_file(char *a, char *b) {
 }
 static void same_result(const char *one, const char *two) {
     char *a = at(one), *b = at(two);
-    same_file(path_join(a, "model.safetensors"), path_join(b, "model.safetensors"));
-    same_file(newest(a, "/state.safetensors"), newest(b, "/state.safetensors"));
-    same_file(newest(a, "/manifest.json"), newest(b, "/manifest.json"));   // cursor, counters, dev losses, hashes
-    same_file(path_join(a, "best/model.safetensors"), path_join(b, "best/model.safetensors"));
+    same_bits(path_join(a, "model.safetensors"), path_join(b, "model.safetensors"));
+    same_bits(newest(a, "/state.safetensors"), newest(b, "/state.safetensors"));
+    same_bits(newest(a, "/manifest.json"), newest(b, "/manifest.json"));   // cursor, counters, dev losses, hashes
+    same_bits(path_join(a, "best/model.safetensors"), path_join(b, "best/model.safetensors"));
     free(a);
     free(b);
 }
@@ -399,6 +400,33 @@ static void test_no_row_is_dropped_between_epochs(void **state) {
 
 // ---------------------------------------------------------------------------------------------------------------
 // loss and gradient
+
+static void test_a_dump_replaces_only_a_dump(void **state) {
+    (void)state;
+    expect(0, "trained targets", BASE "--recipe @recipe.json --dump @dumped");
+    expect(0, "trained targets", BASE "--recipe @recipe.json --dump @dumped");
+    put("notes", "not a dump");
+    char *shard = at("cpt-00001-of-00001.safetensors"), *notes = at("notes");
+    Hash before[2], after[2];
+    assert_true(hash_file(shard, &before[0], NULL) && hash_file(notes, &before[1], NULL));
+    expect(1, "not an earlier dump", BASE "--recipe @recipe.json --dump @cpt-00001-of-00001.safetensors");
+    expect(1, "not an earlier dump", BASE "--recipe @recipe.json --dump @notes");
+    expect(1, "is a directory", BASE "--recipe @recipe.json --dump @model");
+    assert_true(hash_file(shard, &after[0], NULL) && hash_file(notes, &after[1], NULL));
+    assert_memory_equal(before, after, sizeof before);
+    free(shard); free(notes);
+}
+
+static void test_a_model_without_a_tokenizer_is_named(void **state) {
+    (void)state;
+    char *tokenizer = at("model/tokenizer.model");
+    unlink(tokenizer);
+    expect(0, "has neither tokenizer.json nor tokenizer.model", BASE "--recipe @recipe.json --dump @dumped");
+    put("model/tokenizer.model", "x");
+    expect(0, "trained targets", BASE "--recipe @recipe.json --dump @dumped");
+    assert_null(strstr(output, "has neither tokenizer.json"));
+    free(tokenizer);
+}
 
 static void test_micro_batches_do_not_change_the_gradient(void **state) {   // 1x16, 4x4, 16x1, and 16 = 5+5+5+1
     (void)state;
@@ -779,11 +807,18 @@ static void test_flags(void **state) {
         {BASE "--recipe @recipe.json --out @x --save-dtype int8", "--save-dtype is"},
         {BASE "--recipe @recipe.json --out @x --seq-len 8192 --step-tokens 8192 --micro-rows 1", "the model has 4096 positions"},
         {BASE "--recipe @recipe.json --out @model", "same directory as --model"},
+        {BASE "--recipe @recipe.json --out @recipe.json", "recipe.json is not a directory"},
+        {BASE "--recipe @recipe.json --out @recipe.json/x", "recipe.json is not a directory"},
+        {BASE "--data @it --seq-len 2 --out @x", "do not fit into a row of 2 tokens"},
+        {BASE "--data @it --seq-len 2 --out @x", "longer rows (--seq-len)"},
+        {"--model @model --data @it --out @x", "(--init random starts without weights)"},
         {BASE "--data @nothing --out @x", "no such shard file"},
         {BASE "--data @cpt @cpt --seq-len 64 --balance rows --out @x", "unknown flag"},
         {BASE "--data @cpt --dev-rows 1000 --out @x", "hold out fewer"},
     };
     for (int i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) expect(1, cases[i][1], cases[i][0]);
+    expect(1, "recipe.json is not a directory", BASE "--recipe @recipe.json --out @recipe.json");
+    assert_null(strstr(output, "weights drawn"));   // known before a model is made
     char *x = at("x"), *y = at("y");
     assert_false(file_exists(x) && is_directory(x) && file_exists(y));
     free(x); free(y);
@@ -996,7 +1031,7 @@ static void test_the_same_data_prepared_anew_are_the_same_data(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights_belong_to_targets), cmocka_unit_test(test_split_and_dropped_are_counted), cmocka_unit_test(test_order_is_a_function_of_seed_stage_epoch),
-        cmocka_unit_test(test_no_row_is_dropped_between_epochs), cmocka_unit_test(test_held_out_in_one_stage_is_held_out_in_all), cmocka_unit_test(test_balance_by_tokens), cmocka_unit_test(test_micro_batches_do_not_change_the_gradient),
+        cmocka_unit_test(test_no_row_is_dropped_between_epochs), cmocka_unit_test(test_held_out_in_one_stage_is_held_out_in_all), cmocka_unit_test(test_balance_by_tokens), cmocka_unit_test(test_a_dump_replaces_only_a_dump), cmocka_unit_test(test_a_model_without_a_tokenizer_is_named), cmocka_unit_test(test_micro_batches_do_not_change_the_gradient),
         cmocka_unit_test(test_schedules), cmocka_unit_test(test_resume_is_bit_for_bit), cmocka_unit_test(test_sigterm), cmocka_unit_test(test_kill_9),
         cmocka_unit_test(test_damage_falls_back), cmocka_unit_test(test_every_flipped_bit_is_found), cmocka_unit_test(test_resume_refuses_another_run),
         cmocka_unit_test(test_full_disk_keeps_the_last_good), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_log_has_units_and_streams),
