@@ -90,7 +90,7 @@ FN bool result_rows_load(const RunResult *run, const TaskResult *t, const char *
         if (!newline) { ok = fail(e, "%s:%" PRId64 ": the last line is cut off ---> let the run go on: the same command again", path, line); break; }
         int64_t end = newline - m.data;
         char *where = xprintf("%s:%" PRId64, path, line);
-        json_t *j = json_parse(where, (const char *)m.data + at, end - at, e);
+        json_t *j = json_parse_line(where, (const char *)m.data + at, end - at, e);
         if (s->n == s->cap) {
             s->cap = s->cap ? 2 * s->cap : 256;
             s->items = (ResultRow *)xrealloc(s->items, s->cap, sizeof(ResultRow));

@@ -379,7 +379,7 @@ FN bool rows_each(const char *path, RowFunction row, void *user, BadRows *bad, E
         while (blank < text.length && (text.data[blank] == ' ' || text.data[blank] == '\t' || text.data[blank] == '\r')) blank++;
         if (blank == text.length) continue;
         char *where = xprintf("%s:%" PRId64, path, line);
-        json_t *j = text.length > ROW_MAX_BYTES ? NULL : json_parse(where, text.data, text.length, &row_error);
+        json_t *j = text.length > ROW_MAX_BYTES ? NULL : json_parse_line(where, text.data, text.length, &row_error);
         if (text.length > ROW_MAX_BYTES) fail(&row_error, "%s: the line has %" PRId64 " bytes, expected at most %lld", where, text.length, ROW_MAX_BYTES);
         if (!j || !row(user, j, where, number, &row_error)) ok = bad_row(bad, &row_error, e);
         number++;

@@ -57,7 +57,7 @@ FN json_t **judge_read(const char *dir, const Task *t, int64_t *n, Error *e) {
         const char *end = (const char *)memchr(m.data + at, '\n', (size_t)(m.size - at));
         int64_t length = end ? end - (const char *)m.data - at : m.size - at, row = 0;
         char *where = xprintf("%s:%" PRId64, path, ++line);
-        json_t *j = json_parse(where, (const char *)m.data + at, length, e);
+        json_t *j = json_parse_line(where, (const char *)m.data + at, length, e);
         ok = j && json_get_int(j, "row", where, true, 0, 1 << 24, &row, e) && (json_is_string(json_object_get(j, "id")) || fail(e, "%s: \"id\" is missing", where));
         if (ok && row >= *n) { out = (json_t **)xrealloc(out, row + 1, sizeof(json_t *)); while (*n <= row) out[(*n)++] = NULL; }
         if (ok && out[row]) ok = fail(e, "%s: row %" PRId64 " is there twice", where, row);

@@ -37,7 +37,7 @@ FN bool scaling_read_rows(const char *path, Scaling *s, Error *e) {   // {"size"
         double size = 0, f1 = 0, error = NAN;
         Text t = text_trim(text_make((const char *)m.data + at, end - at));
         if (t.length) {
-            json_t *j = json_parse(where, t.data, t.length, e);
+            json_t *j = json_parse_line(where, t.data, t.length, e);
             ok = j && (json_is_object(j) || fail(e, "%s: is %s, expected {\"size\": N, \"f1\": X}", where, json_type_name(j))) && json_only_keys(j, where, known, e) && json_get_double(j, "size", where, true, 1e-9, 1e18, &size, e) &&
                  json_get_double(j, "f1", where, true, -1e18, 1e18, &f1, e) && json_get_double(j, "stderr", where, false, 0, 1, &error, e) && scaling_add(s, size, f1, error, where, e);
             json_decref(j);

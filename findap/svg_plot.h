@@ -207,7 +207,7 @@ FN bool train_log_load(const char *path, TrainLog *l, Error *e) {
         line++;
         if (!newline) { l->cut = true; break; }
         char *where = xprintf("%s:%" PRId64, path, line);
-        json_t *j = json_parse(where, (const char *)m.data + at, newline - m.data - at, e);
+        json_t *j = json_parse_line(where, (const char *)m.data + at, newline - m.data - at, e);
         ok = j && train_log_record(l, j, where, &stages, &stage, e);
         at = newline + 1 - m.data;
         json_decref(j);
