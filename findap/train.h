@@ -284,8 +284,9 @@ FN bool train_dump_check(const char *path, Error *e) {
     Safetensors *s = safetensors_open(path, NULL);
     const char *format = s ? safetensors_metadata(s, "format") : NULL;
     bool ours = format && strcmp(format, TRAIN_DUMP_FORMAT) == 0;
+    const char *kind = S_ISDIR(st.st_mode) ? "a directory" : s ? "a safetensors file of another kind" : "another file";
     safetensors_close(s);
-    return ours || fail(e, "--dump %s is there already and is %s, not an earlier dump ---> another name: it would be lost", path, S_ISDIR(st.st_mode) ? "a directory" : s ? "a safetensors file of another kind" : "another file");
+    return ours || fail(e, "--dump %s is there already and is %s, not an earlier dump ---> another name: it would be lost", path, kind);
 }
 
 // Makes OUT and opens the log; with --overwrite removes the earlier run. Called once the model is loaded, so that a model which
