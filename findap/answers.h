@@ -345,7 +345,7 @@ FN bool room_fit(Room *r, int64_t page_bytes, int64_t available, Error *e) {
     const double GiB = 1073741824.0;
     if (r->pages <= most) return true;
     if (most < least) return fail(e, "keys and values of the longest row alone, %" PRId64 " tokens, need %.2f GiB, %.2f are free ---> shorten prompts or answers, or use a larger machine", r->T, (double)(least * page_bytes) / GiB, (double)(available > reserve ? available - reserve : 0) / GiB);
-    fprintf(stderr, "memory is left for %" PRId64 " of %" PRId64 " pages of keys and values, %.1f of %.1f GiB: requests may wait for one another\n", most, r->pages, (double)(most * page_bytes) / GiB, (double)(r->pages * page_bytes) / GiB);
+    warn("memory is left for %" PRId64 " of %" PRId64 " pages of keys and values, %.1f of %.1f GiB: requests may wait for one another", most, r->pages, (double)(most * page_bytes) / GiB, (double)(r->pages * page_bytes) / GiB);
     r->pages = most;
     return true;
 }
