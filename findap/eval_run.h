@@ -399,12 +399,12 @@ FN bool eval_find_tasks(EvalRun *v, Error *e) {
     }
     if (ok && without.len && v->run.comm.rank == 0) warn("left out, without data in %s: %.*s", o->data, (int)without.len, without.data);
     buffer_free(&without);
-    for (int i = v->num_tasks == 0 && !v->failed; ok && i < num_lost; i++) ok = eval_complain(v, &lost[i], e);   // of none at all the first is what the run ends with
-    const bool end_with_it = ok && v->num_tasks == 0 && !v->failed && num_lost > 0 && is_directory(o->data);
-    if (end_with_it) ok = fail(e, "%s", lost[0].text);
-    free(lost);
+    const bool none = v->num_tasks == 0 && !v->failed && num_lost > 0 && !o->strict;   // then the first of them is what the run ends with
     if (ok && v->num_tasks == 0 && !is_directory(o->data)) ok = fail(e, "--data %s: is %s ---> the directory with a file of rows for each task, as data/fineval.py makes it", o->data, file_exists(o->data) ? "a file, expected a directory" : "not there");
-    else if (ok && v->num_tasks == 0) ok = fail(e, v->failed ? "no task is left that could be run" : "no data of any of the tasks is in %s ---> data/fineval.py makes it, or is --data another directory?", o->data);
+    for (int i = none; ok && i < num_lost; i++) ok = eval_complain(v, &lost[i], e);
+    if (ok && none) ok = fail(e, "%s", lost[0].text);
+    if (ok && v->num_tasks == 0) ok = fail(e, v->failed ? "no task is left that could be run" : "no data of any of the tasks is in %s ---> data/fineval.py makes it, or is --data another directory?", o->data);
+    free(lost);
     return ok;
 }
 

@@ -558,6 +558,9 @@ static void misuse_is_one_line(void **state) {
     expect(RUN "--tasks count --out @x --cache-gib 0.000001", "the longest row alone needs");
     expect("judging --model @model", "the command is \"judging\"");
     expect(RUN "--tasks absent --out @x", "absent.jsonl: is not there ---> data/fineval.py makes it");
+    put_task("gone", "\"file\":\"gone.jsonl\",\"extract\":\"text\",\"metric\":\"em\",\"max_new\":4");
+    run_genrm(1, RUN "--tasks absent gone --out @x");   // a line for each of them
+    assert_true(strstr(output, "absent.jsonl: is not there") && strstr(output, "gone.jsonl: is not there"));
     run_genrm(1, RUN "--tasks absent count --limit 2 --out @named --quiet");   // what was named is wanted: the other task is run, the status says that not all was done
     assert_true(strstr(output, "absent.jsonl: is not there") && strstr(output, "1 of the tasks could not be run"));
     json_decref(scores("named", "count"));
