@@ -1279,8 +1279,10 @@ static void upload_call(Model *m, const Call *c) {
     for (int64_t n = 0; n < N; n++)
         if (n == 0 || c->sequence[n] != c->sequence[n - 1] || c->positions[n] != c->positions[n - 1] + 1 || n - tile[tiles - 1] == tile_tokens) tile[tiles++] = (int32_t)n;
     tile[tiles] = (int32_t)N;
+    int64_t alone = 0;
+    while (alone < tiles && tile[alone + 1] - tile[alone] == 1) alone++;
     const int32_t *at = device + 3 * N + sequences * c->width;
-    m->call = {N, c->width, tiles, longest, device, device + N, device + 2 * N, device + 3 * N, tiles == N ? NULL : at, tile};
+    m->call = {N, c->width, tiles, alone, longest, device, device + N, device + 2 * N, device + 3 * N, tiles == N ? NULL : at, tile};
     upload_end(&m->call_upload, 4 * N + 1 + sequences * c->width, m->stream);
 }
 

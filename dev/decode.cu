@@ -17,7 +17,7 @@ struct Problem {
     std::unique_ptr<Array<real>> query, keys, values;
     std::unique_ptr<Array<int32_t>> table, positions, sequence;
     std::unique_ptr<Array<float>> part;
-    PagedCall call(int64_t first, int64_t rows, int64_t sees) const { return {rows, max_pages, rows, sees, NULL, positions->at + first, sequence->at + first, table->at, NULL, NULL}; }
+    PagedCall call(int64_t first, int64_t rows, int64_t sees) const { return {rows, max_pages, rows, rows, sees, NULL, positions->at + first, sequence->at + first, table->at, NULL, NULL}; }
 };
 static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length, bool numbers) {
     Problem p;
@@ -44,7 +44,7 @@ static Problem problem(int64_t NH, int64_t NKV, int64_t HD, const std::vector<in
         int64_t rows = 0;   // those that are that long, in the order of the batch
         for (int64_t n = 0; n < p.N; n++) if (t < length[(size_t)n]) { now[(size_t)rows] = (int32_t)t; of[(size_t)rows++] = (int32_t)n; }
         Array<int32_t> positions(now), sequence(of);
-        const PagedCall c = {rows, p.max_pages, rows, t + 1, NULL, positions.at, sequence.at, p.table->at, NULL, NULL};
+        const PagedCall c = {rows, p.max_pages, rows, rows, t + 1, NULL, positions.at, sequence.at, p.table->at, NULL, NULL};
         rope_store(qkv.at, p.keys->at, p.values->at, still.at, &c, NH, NKV, HD, 0);
         if (!numbers) continue;
         const std::vector<double> x = qkv.numbers();
@@ -132,7 +132,11 @@ static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vect
 }
 
 // Rows of prompts, side by side in tiles: each has the bits that it has alone. pieces: (first position, tokens) of each sequence
-static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<std::pair<int, int>> &pieces) {
+__global__ static void count_differences(int32_t *count, const real *a, const real *b, int64_t n) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        if (__bfloat16_as_ushort(a[i]) != __bfloat16_as_ushort(b[i])) atomicAdd(count, 1);
+}
+static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<std::pair<int, int>> &pieces, int launches = 0) {
     char shape[160];
     snprintf(shape, sizeof shape, "prompts of %lld sequences, %lld/%lld heads of %lld", (long long)pieces.size(), (long long)NH, (long long)NKV, (long long)HD);
     std::vector<int32_t> length, positions, sequence, tiles;
@@ -150,18 +154,36 @@ static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<s
     Array<int32_t> at(positions), of(sequence), tile(tiles);
     Array<real> qkv(N * W, 9, 1.0f), out(N * NH * HD), goes(N * NH * HD);
     Array<float> part(std::max<int64_t>(1, decode_scratch(N, NH, HD, p.longest)));
-    const PagedCall c = {N, p.max_pages, num_tiles, p.longest, NULL, at.at, of.at, p.table->at, tile.at, tiles.data()};
+    int64_t alone_first = 0;
+    while (alone_first < num_tiles && tiles[(size_t)alone_first + 1] - tiles[(size_t)alone_first] == 1) alone_first++;
+    const PagedCall c = {N, p.max_pages, num_tiles, alone_first, p.longest, NULL, at.at, of.at, p.table->at, tile.at, tiles.data()};
     decode_attention(out.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(N, NH, HD, p.longest), NH, NKV, HD, 0);
     decode_attention(goes.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(2 * most, NH, HD, p.longest), NH, NKV, HD, 0);   // two tiles at a time
     CUDA_CHECK(cudaDeviceSynchronize());
     expect(same_bits(out.get(), goes.get()) && out.fences_stand(), "other bits in several goes", shape);
+    decode_little_shared = true;
+    decode_attention(goes.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(N, NH, HD, p.longest), NH, NKV, HD, 0);
+    decode_little_shared = false;
+    CUDA_CHECK(cudaDeviceSynchronize());
+    expect(same_bits(out.get(), goes.get()), "other bits with little shared memory", shape);
+    if (launches) {   // what does not depend on time has the same bits each time
+        Array<int32_t> differ(1);
+        CUDA_CHECK(cudaMemset(differ.at, 0, sizeof(int32_t)));
+        for (int k = 0; k < launches; k++) {
+            decode_little_shared = k % 2;
+            decode_attention(goes.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(N, NH, HD, p.longest), NH, NKV, HD, 0);
+            count_differences<<<64, 256>>>(differ.at, out.at, goes.at, N * NH * HD);
+        }
+        decode_little_shared = false;
+        expect(differ.get()[0] == 0, "other bits in one of many launches", shape);
+    }
     const std::vector<real> all = out.get();
     bool same = true;
     for (int64_t n = 0; n < N; n++) {
         Array<real> one(NH * HD);
         const int64_t longest = positions[(size_t)n] + 1;
         Array<float> own(std::max<int64_t>(1, decode_scratch(1, NH, HD, longest)));
-        const PagedCall alone = {1, p.max_pages, 1, longest, NULL, at.at + n, of.at + n, p.table->at, NULL, NULL};
+        const PagedCall alone = {1, p.max_pages, 1, 1, longest, NULL, at.at + n, of.at + n, p.table->at, NULL, NULL};
         decode_attention(one.at, qkv.at + n * W, p.keys->at, p.values->at, NULL, &alone, own.at, decode_scratch(1, NH, HD, longest), NH, NKV, HD, 0);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * NH * HD, all.begin() + (n + 1) * NH * HD));
     }
@@ -171,9 +193,9 @@ static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<s
 // ---------------------------------------------------------------------------------------------------------------------
 // a few rows times a matrix
 
-static void matvec_of(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O) {
+static void matvec_of(real *y, int64_t ldy, const real *x, const real *w, const real *bias, const real *residual, float scale, int64_t N, int64_t K, int64_t O, bool few = false) {
     const Matvec m = {y, x, w, bias, residual, NULL, scale, 0, K, ldy, (int)N, (int)K, (int)O};
-    matvec(&m, 0);
+    if (few) matvec_few(&m, 0); else matvec(&m, 0);
 }
 static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residual) {
     char shape[160];
@@ -195,8 +217,11 @@ static void check_matvec(int64_t N, int64_t K, int64_t O, bool bias, bool residu
     for (int64_t n = 0; n < N; n++) {
         matvec_of(one.at, O, x.at + n * K, w.at, bias ? b.at : NULL, residual ? r.at + n * O : NULL, 1.0f, 1, K, O);
         same = same && same_bits(one.get(), std::vector<real>(all.begin() + n * O, all.begin() + (n + 1) * O));
+        if (n > 0) continue;
+        matvec_of(one.at, O, x.at, w.at, bias ? b.at : NULL, residual ? r.at : NULL, 1.0f, 1, K, O, true);   // and by the kernel for a few, which on Hopper no longer gets it
+        same = same && same_bits(one.get(), std::vector<real>(all.begin(), all.begin() + O));
     }
-    expect(same, "a row alone has other bits", shape);
+    expect(same && one.fences_stand(), "a row alone has other bits", shape);
 }
 
 // the library's unsplit sums, of any number of rows, have matvec's bits
@@ -225,6 +250,9 @@ static void check_swiglu(int64_t N, int64_t K, int64_t F) {
     matvec_swiglu(&m, 0);
     CUDA_CHECK(cudaDeviceSynchronize());
     expect(same_bits(y.get(), z.get()) && z.fences_stand(), "other bits than in two kernels", shape);
+    matvec_few_swiglu(&m, 0);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    expect(same_bits(y.get(), z.get()) && z.fences_stand(), "other bits than in two kernels, by the kernel for a few", shape);
     if (!matvec_norm_possible(N, K)) return;
     Array<real> weight(K, 3, 1.0f), normed(N * K), p(N * 2 * F), q(N * 2 * F);
     Array<float> rstd(N);
@@ -311,6 +339,26 @@ static void bench_attention(const Ladder *l, int64_t N, int64_t T) {
         plain_attention_kernel<<<dim3(32, (unsigned)N), 128>>>(out.at, p.query->at, p.keys->at, p.values->at, p.table->at, p.positions->at, p.W, p.max_pages, 32, 8, 128); });
     if (ladder_wants(l, 2)) ladder_rung(l, 2, "decode.cuh: a group of heads together, pages by cp.async, products by mma.sync", bytes, 0, [&](int) { attend(p, out.at); });
 }
+// the last N tokens of a prompt of T
+static void bench_prompt(const Ladder *l, int64_t N, int64_t T) {
+    const Problem p = problem(32, 8, 128, {(int32_t)T}, false);
+    const int64_t most = decode_tile_tokens(32, 8);
+    std::vector<int32_t> positions, tiles;
+    for (int64_t n = 0; n < N; n++) {
+        if (n % most == 0) tiles.push_back((int32_t)n);
+        positions.push_back((int32_t)(T - N + n));
+    }
+    tiles.push_back((int32_t)N);
+    Array<int32_t> at(positions), of(std::vector<int32_t>((size_t)N, 0)), tile(tiles);
+    Array<real> qkv(N * p.W, 9, 1.0f), out(N * 4096);
+    Array<float> part(std::max<int64_t>(1, decode_scratch(N, 32, 128, T)));
+    const PagedCall c = {N, p.max_pages, (int64_t)tiles.size() - 1, 0, T, NULL, at.at, of.at, p.table->at, tile.at, tiles.data()};
+    char title[96];
+    snprintf(title, sizeof title, "attention, 32/8 heads of 128, the last %lld tokens of a prompt of %lld", (long long)N, (long long)T);
+    ladder_title(title);
+    if (ladder_wants(l, 2)) ladder_rung(l, 2, "decode.cuh: 16 tokens share a page", 4.0 * 128 * 8 * (double)T + 4.0 * 4096 * (double)N, 0, [&](int) {
+        decode_attention(out.at, qkv.at, p.keys->at, p.values->at, NULL, &c, part.at, decode_scratch(N, 32, 128, T), 32, 8, 128, 0); });
+}
 static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t O) {
     Array<real> x(N * K, 1, 1.0f), w(SETS * O * K, 2, 0.05f), y(N * O);
     char title[96];
@@ -319,7 +367,8 @@ static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t
     const double bytes = 2.0 * (double)(K * O);
     if (ladder_wants(l, 1) && N == 1) ladder_rung(l, 1, "a thread an element", bytes, 0, [&](int s) { plain_matvec_kernel<<<(unsigned)ceil_div(N * O, 256), 256>>>(y.at, x.at, w.at + s * O * K, N, K, O); });
     if (ladder_wants(l, 2)) ladder_rung(l, 2, "cuBLASLt's first choice", bytes, 0, [&](int s) { matmul_forward(g, y.at, x.at, w.at + s * O * K, NULL, NULL, N, K, O, O, 0); });
-    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: 16 rows of the matrix a warp, a chain of products; copies far ahead, x once a block", bytes, 0, [&](int s) { matvec_of(y.at, O, x.at, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O); });
+    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode.cuh: 16 rows of the matrix a warp, a chain of products; copies far ahead, x once a block", bytes, 0, [&](int s) { matvec_of(y.at, O, x.at, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O, true); });
+    if (ladder_wants(l, 4) && N == 1) ladder_rung(l, 4, "matvec_sm90.cuh: one row, w by TMA, the chain by wgmma", bytes, 0, [&](int s) { matvec_of(y.at, O, x.at, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O); });
 }
 
 int main(int argc, char **argv) {
@@ -337,7 +386,7 @@ int main(int argc, char **argv) {
         return check_result();
     }
     if (strcmp(what, "check") == 0) {
-        const std::vector<int32_t> lengths = {1, 2, 15, 16, 17, 31, 48, 63, 64, 65, 255, 256, 257, 511, 513, 700};
+        const std::vector<int32_t> lengths = {1, 2, 15, 16, 17, 31, 48, 63, 64, 65, 255, 256, 257, 511, 512, 513, 1030};
         for (int64_t HD : {64, 128}) {
             check_attention(4, 4, HD, lengths);
             check_attention(8, 2, HD, lengths);
@@ -349,12 +398,14 @@ int main(int argc, char **argv) {
         check_attention(32, 8, 128, {2000, 1, 1024});
         for (int64_t N : {1, 2, 5, 8}) for (int64_t K : {32, 64, 96, 1024, 1056, 4864}) for (int64_t O : {8, 16, 24, 515}) check_matvec(N, K, O, O == 24 || K == 64, N == 5 || K == 64);
         check_matvec(8, 4096, 4096, false, true);
+        for (int64_t K : {128, 896, 4096, 14336, 16384}) for (int64_t O : {8, 24, 2120, 4232, 6144, 9000}) check_matvec(2, K, O, O == 24, K == 896 || O == 6144);   // 16, 32, 48, 64 rows a block
         for (int64_t HD : {64, 128}) {
             check_tiles(4, 4, HD, {{0, 40}, {7, 1}, {250, 30}, {0, 1}, {15, 17}});
             check_tiles(8, 2, HD, {{0, 300}, {511, 3}, {100, 9}});
             check_tiles(6, 1, HD, {{3, 33}, {255, 2}});
             check_tiles(14, 2, HD, {{0, 21}});
             check_tiles(2, 1, HD, {{600, 20}, {0, 600}});
+            check_tiles(32, 8, HD, {{1900, 1}, {30, 1}, {0, 1300}, {700, 50}, {5, 7}}, 3000);
         }
         for (int64_t N : {1, 2, 3, 8}) for (int64_t K : {64, 104, 2048, 3584, 4096, 8192}) for (int64_t F : {8, 40, 1000, 2048, 9000}) check_swiglu(N, K, F);
         for (int64_t V : {40, 1000, 32003})
@@ -373,6 +424,8 @@ int main(int argc, char **argv) {
     bench_attention(&l, 64, 900);
     bench_attention(&l, 1, 1024);
     bench_attention(&l, 1, 8192);
+    bench_prompt(&l, 778, 778);
+    bench_prompt(&l, 2048, 3500);
     for (int64_t N : {1, 8}) {
         bench_matvec(&l, &g, N, 4096, 6144);
         bench_matvec(&l, &g, N, 4096, 4096);

@@ -163,7 +163,7 @@ int main(int argc, char **argv) {
     if (same) { const bool ok = same_in_any_batch(&config); fflush(stdout); _exit(!ok); }
     if (batch) bench(&config, batch, prompt, fresh, requests ? requests : batch, temperature, profile && profiler_open(&profiler) ? &profiler : NULL);
     else {
-        static const struct { int64_t batch, prompt, fresh, requests; } table[] = {{1, 128, 256, 1}, {1, 1024, 128, 1}, {8, 512, 64, 8}, {64, 512, 64, 64}, {256, 512, 64, 256}, {256, 960, 128, 256}, {256, 778, 128, 1024}};
+        static const struct { int64_t batch, prompt, fresh, requests; } table[] = {{1, 128, 256, 1}, {1, 1024, 128, 1}, {8, 512, 64, 8}, {64, 512, 64, 64}, {256, 512, 64, 256}, {256, 928, 192, 256}, {256, 778, 128, 1024}, {8, 3500, 64, 8}};
         for (const auto &t : table) bench(&config, t.batch, t.prompt, t.fresh, t.requests, temperature, NULL);
     }
     fflush(stdout);

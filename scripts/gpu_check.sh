@@ -38,7 +38,7 @@ if command -v compute-sanitizer >/dev/null; then
         [ -x build/dev/lora ] && check "$tool: lora" compute-sanitizer --tool $tool --error-exitcode 1 build/dev/lora tiny
     done
     check "racecheck: LoRA, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck $adapter --steps 1 --out $dir/racecheck --overwrite
-    [ -x build/dev/decode ] && check "racecheck: decode" compute-sanitizer --tool racecheck --error-exitcode 1 build/dev/decode tiny
+    [ -x build/dev/decode_racecheck ] && check "racecheck: decode" compute-sanitizer --tool racecheck --error-exitcode 1 build/dev/decode_racecheck tiny
     # a build whose GEMMs are plain ones: the tool stops inside the library's
     for model in llama64 qwen128; do
         check "racecheck: $model, 1 step" compute-sanitizer --tool racecheck --error-exitcode 1 build/train_findap_racecheck --model build/compare/$model $small --steps 1 --out $dir/racecheck --overwrite

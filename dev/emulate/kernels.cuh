@@ -108,7 +108,7 @@ static void swiglu_backward(real *d, real *act, const real *dy, const real *g, i
     if (act) { Floats out(act, N * F, true); cpu_swiglu_forward(out, fg, N, F); }
 }
 // generation: the plain ways only, no graphs
-typedef struct { int64_t N, width, num_tiles, longest; const int32_t *tokens, *positions, *sequence, *pages, *tiles, *host_tiles; } PagedCall;
+typedef struct { int64_t N, width, num_tiles, alone, longest; const int32_t *tokens, *positions, *sequence, *pages, *tiles, *host_tiles; } PagedCall;
 static int64_t decode_splits(int64_t) { return 1; }
 static int64_t decode_scratch(int64_t, int64_t, int64_t, int64_t) { return 0; }
 static int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return 16 / (NH / NKV) > 1 ? 16 / (NH / NKV) : 1; }

@@ -3,8 +3,9 @@
 //
 // Both are bound by bytes. Attention reads each key and value once, for all query heads of its group: 4 HD bytes a token and key/value head. A product with up to 8 rows
 // reads the matrix once: 2 K O bytes. The tensor cores are used because they are the cheapest way to multiply what has arrived, mostly by zeros.
-// On an H200, of the bandwidth of a copy: 256 rows of 1,024 tokens 95 %; one row times Llama-3-8B's gate and up 102 %, LM head 108 % (reads alone are faster than a copy), down 94 %,
-// qkv 80 %, o 68 %: there beginning and end count (dev/decode.cu).
+// On an H200, of the bandwidth of a copy: 256 rows of 1,024 tokens 100 %; eight rows times Llama-3-8B's gate and up 98 %, LM head 105 % (reads alone are faster than a copy), down 88 %,
+// qkv 71 %, o 60 %: there beginning and end count (dev/decode.cu). Of a prompt, which is another matter, the pages come from L2, and mma.sync and what happens between the splits count: the
+// last 2,048 tokens of 3,500 take 0.81 ms a layer.
 //
 // A row's result does not depend on which other rows there are, bit for bit: how attention is split depends on a row's own length, and a product's sum is one chain over K,
 // sixteen numbers at a time in rising order. That is the sum that cuBLASLt's kernels have too, those that do not split K (matmul.cuh, `unsplit`): mma.sync, wgmma of any
@@ -23,11 +24,11 @@
 
 // A Call on the device. Rows of one sequence that stand side by side share its keys: tile i is rows [tiles[i], tiles[i + 1]), at most DECODE_ROWS / (NH / NKV) of one sequence.
 typedef struct {
-    int64_t N, width, num_tiles, longest;   // longest: most tokens that a row sees
+    int64_t N, width, num_tiles, alone, longest;   // alone: so many of the first tiles are single rows; longest: most tokens that a row sees
     const int32_t *tokens, *positions, *sequence, *pages, *tiles;   // tiles NULL: a row a tile
     const int32_t *host_tiles;              // the same on the host
 } PagedCall;
-enum { DECODE_ROWS = 16 /* of a tile: tokens times query heads of a key/value head */, DECODE_SPLIT = 256 /* tokens of a block */ };
+enum { DECODE_GROUPS = 4 /* of 16 rows in a tile: tokens times query heads of a key/value head */, DECODE_ROWS = 16 * DECODE_GROUPS, DECODE_SPLIT = 512 /* tokens of a block */ };
 static inline int64_t decode_splits(int64_t longest) { return longest < 1 ? 1 : ceil_div(longest, DECODE_SPLIT); }
 // floats of scratch for the parts of up to N rows; with less, rows are taken in several goes
 static inline int64_t decode_scratch(int64_t N, int64_t NH, int64_t HD, int64_t longest) { return decode_splits(longest) == 1 ? 0 : N * NH * decode_splits(longest) * (HD + 2); }
@@ -135,12 +136,14 @@ typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scal
 static inline void matvec(const Matvec *, cudaStream_t) {}
 static inline void matvec_swiglu(const Matvec *, cudaStream_t) {}
 #else
+#include "matvec_sm90.cuh"     // defines: Matvec, matvec_one_possible, matvec_one, matvec_one_swiglu
 #include "attention_mma.cuh"   // defines: cp_async16, cp_async_commit, ldsm_x4, ldsm_x4_transposed, mma_bf16, pack_bf16, ex2
 
 // ---------------------------------------------------------------------------------------------------------------------
 // attention
 
 enum { DECODE_WARPS = 4, DECODE_STAGES = 3 };
+static bool decode_little_shared = false;   // for dev/decode.cu: as on cards whose blocks have 99 KB
 
 typedef struct {
     bf16 *out;                 // (N, NH*HD)
@@ -149,32 +152,45 @@ typedef struct {
     const float *turn;         // FRESH: RoPE's table
     float *part;               // (rows of this launch, NH, splits, HD + 2): sums, their maximum and their weight; only with more than one split
     int NH, NKV, splits, first_tile, first_row;
+    bool apart;                // tiles: shared memory has room for pages and sums; where it has not, sums lie where the pages were
     float scale_log2;
 } Decode;
 
-// One block: a tile, a key/value head, DECODE_SPLIT tokens. A warp takes every fourth page, three ahead by cp.async, which it waits for alone, and keeps its own
-// maxima and sums; in the end the four are put together. Row r of a product's first operand is query head r % G of the tile's token r / G. ALONE: tiles are one token, and
-// the group at most 8 heads: rows from 8 on are not there. FRESH: q, k and v of the tokens are as the product made them, and k and v not in their pages yet. What a row gets hangs on its own tokens only: later ones are masked, which changes no bit.
-template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds__(DECODE_WARPS * 32) decode_attention_kernel(const __grid_constant__ Decode a, const __grid_constant__ PagedCall c) {
-    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES, ROWS = ALONE ? 8 : 16, H = ALONE ? 1 : 2;
+// One block: a tile, a key/value head, and of a single row DECODE_SPLIT tokens, of a tile of a prompt all it sees, DECODE_SPLIT after DECODE_SPLIT: its sums are the same. A quarter of its warps takes every fourth page, three ahead by cp.async; each quarter keeps its own
+// maxima and sums; at the end of a split the four are put together. A quarter is a warp for each sixteen of the tile's rows: of a long prompt, a page is read once for all of them. Row r is query head
+// r % G of the tile's token r / G, and row r % 16 of a product's first operand. ALONE: tiles are one token, and the group at most 8 heads: rows from 8 on are not there. FRESH: q, k and v of the tokens are
+// as the product made them, and k and v not in their pages yet. What a row gets hangs on its own tokens only: later ones are masked, which changes no bit.
+template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds__(DECODE_WARPS * 32 * (ALONE ? 1 : DECODE_GROUPS)) decode_attention_kernel(const __grid_constant__ Decode a, const __grid_constant__ PagedCall c) {
+    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES, GROUPS = ALONE ? 1 : DECODE_GROUPS, ROWS = ALONE ? 8 : 16, H = ALONE ? 1 : 2, THREADS = DECODE_WARPS * 32 * GROUPS, BOTH = GROUPS > 1 ? 2 : 1, SUMS = HD + 8 /* a row's sums, maximum and weight: rows 8 banks apart */;
+    static_assert((!FRESH || ALONE) && (!ALONE || DECODE_WARPS * ROWS * SUMS * 4 <= DECODE_WARPS * DECODE_STAGES * STAGE), "one warp puts a new token into its page; the sums fit where the pages were");
     extern __shared__ __align__(128) uint8_t decode_shared[];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane >> 2, q4 = lane & 3, G = a.NH / a.NKV;
-    const int split = blockIdx.x, head = blockIdx.y, tile = a.first_tile + blockIdx.z, W = (a.NH + 2 * a.NKV) * HD;
-    const int row0 = c.tiles ? c.tiles[tile] : tile, tokens = c.tiles ? c.tiles[tile + 1] - row0 : 1, rows = tokens * G;
-    const int length = c.positions[row0] + tokens, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);   // positions rise by one
+    __shared__ float row_high[32], row_weight[32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % DECODE_WARPS, group = threadIdx.x / 32 / DECODE_WARPS, g = lane >> 2, q4 = lane & 3, G = a.NH / a.NKV;   // warp: the quarter
+    const int head = blockIdx.y, tile = a.first_tile + blockIdx.z, W = (a.NH + 2 * a.NKV) * HD;
+    const int row0 = ALONE ? tile : c.tiles[tile], tokens = ALONE ? 1 : c.tiles[tile + 1] - row0, rows = tokens * G;
+    const int length = c.positions[row0] + tokens;   // positions rise by one
+    int split = ALONE ? blockIdx.x : 0, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);
     let_next_begin();
     if (!FRESH) wait_for_previous();   // FRESH: all that is read of the pages has been there since the token before
     if (begin >= length) return;
-    const int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
+#ifdef FINDAP_RACECHECK   // which loses its way where named barriers and __syncthreads meet: all quarters go in step there
+    auto quarter_sync = [&]() { if (ALONE) __syncwarp(); else __syncthreads(); };
+    auto rounds_end = [&]() { return ALONE ? last : first + (last - first + warp + DECODE_WARPS - 1) / DECODE_WARPS * DECODE_WARPS; };
+#else
+    auto quarter_sync = [&]() { if (ALONE) __syncwarp(); else bar_sync(warp + 1, 32 * GROUPS); };
+    auto rounds_end = [&]() { return last; };
+#endif
     const int32_t *table = c.pages + (int64_t)c.sequence[row0] * c.width;
     const uint32_t stages = smem_u32(decode_shared) + warp * DECODE_STAGES * STAGE;
+    float *const all = reinterpret_cast<float *>(decode_shared + (!ALONE && a.apart ? DECODE_WARPS * DECODE_STAGES * STAGE : 0));   // (groups, quarters, ROWS, SUMS)
 
     auto load = [&](int page, int stage) {
         if (page < last) {
             const int64_t at = ((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS * HD;
             #pragma unroll
-            for (int i = 0; i < PAGE_TOKENS * UNITS / 32; i++) {
-                const int u = i * 32 + lane, row = u / UNITS, unit = u % UNITS;
+            for (int i = 0; i < PAGE_TOKENS * UNITS / 32 / GROUPS; i++) {
+                const int u = (i * GROUPS + group) * 32 + lane, row = u / UNITS, unit = u % UNITS;
                 const uint32_t to = stages + stage * STAGE + row * HD * 2 + ((unit ^ (row & 7)) << 4);
                 const bool seen = page * PAGE_TOKENS + row < (FRESH ? min(end, length - 1) : end);   // what lies behind the end may be NaN, and 0 times that is too
                 cp_async16(to, a.k + at + u * 8, seen);
@@ -224,7 +240,7 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
     int own[H];   // the last position that rows g and g + 8 see
     #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const int r = g + 8 * h;
+        const int r = group * 16 + g + 8 * h;
         const bool there = h < H && r < rows;
         const bf16 *from = a.qkv + (int64_t)(row0 + (there ? r / G : 0)) * W + (int64_t)(head * G + (there ? r % G : 0)) * HD + 2 * q4;
         if (h < H) own[h] = there ? length - tokens + r / G : -1;
@@ -244,111 +260,157 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
                 turn_pair(&x[0], &y[0], t.x, t.y);
                 turn_pair(&x[1], &y[1], t.z, t.w);
             }
-    float o[HD / 8][4], most[H], sum[H];
-    #pragma unroll
-    for (int h = 0; h < H; h++) { most[h] = -INFINITY; sum[h] = 0; }
-    #pragma unroll
-    for (int i = 0; i < HD / 8 * 4; i++) o[i / 4][i % 4] = 0.0f;
-    int stage = 0;
-    for (int page = first; page < last; page += DECODE_WARPS) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(DECODE_STAGES - 2) : "memory");
-        __syncwarp();   // the page has arrived for all lanes, and all have done with the one before
-        load(page + (DECODE_STAGES - 1) * DECODE_WARPS, (stage + DECODE_STAGES - 1) % DECODE_STAGES);
-        const uint32_t k = stages + stage * STAGE, v = k + PAGE_BYTES;
-        stage = (stage + 1) % DECODE_STAGES;
-        if (FRESH && page * PAGE_TOKENS + PAGE_TOKENS >= length) { put_fresh(k, page); __syncwarp(); }
-        float s[2][4];
+    for (;;) {   // a split; of a tile, one after the other
+        float o[HD / 8][4], most[H], sum[H];
         #pragma unroll
-        for (int i = 0; i < 8; i++) s[i / 4][i % 4] = 0.0f;
+        for (int h = 0; h < H; h++) { most[h] = -INFINITY; sum[h] = 0; }
         #pragma unroll
-        for (int i = 0; i < HD / 16; i++) {
-            const int row = (lane >> 4) * 8 + (lane & 7);
-            uint32_t f[4];
-            ldsm_x4(f, k + row * HD * 2 + (((i * 2 + ((lane >> 3) & 1)) ^ (row & 7)) << 4));
-            mma_bf16(s[0], fq[i], f[0], f[1]);
-            mma_bf16(s[1], fq[i], f[2], f[3]);
+        for (int i = 0; i < HD / 8 * 4; i++) o[i / 4][i % 4] = 0.0f;
+        int stage = 0;
+        for (int page = first, stop = rounds_end(); page < stop; page += DECODE_WARPS) {
+            asm volatile("cp.async.wait_group %0;" ::"n"(DECODE_STAGES - 2) : "memory");
+            quarter_sync();   // the page has arrived for all, and all have done with the one before
+            load(page + (DECODE_STAGES - 1) * DECODE_WARPS, (stage + DECODE_STAGES - 1) % DECODE_STAGES);
+            const uint32_t k = stages + stage * STAGE, v = k + PAGE_BYTES;
+            stage = (stage + 1) % DECODE_STAGES;
+            if (group * 16 >= rows || page >= last) continue;   // a short tile: the warp only loads
+            if (FRESH && page * PAGE_TOKENS + PAGE_TOKENS >= length) { put_fresh(k, page); __syncwarp(); }
+            float s[2][4];
+            #pragma unroll
+            for (int i = 0; i < 8; i++) s[i / 4][i % 4] = 0.0f;
+            #pragma unroll
+            for (int i = 0; i < HD / 16; i++) {
+                const int row = (lane >> 4) * 8 + (lane & 7);
+                uint32_t f[4];
+                ldsm_x4(f, k + row * HD * 2 + (((i * 2 + ((lane >> 3) & 1)) ^ (row & 7)) << 4));
+                mma_bf16(s[0], fq[i], f[0], f[1]);
+                mma_bf16(s[1], fq[i], f[2], f[3]);
+            }
+            uint32_t fp[4] = {0, 0, 0, 0};
+            float fade[H];
+            #pragma unroll
+            for (int h = 0; h < H; h++) {
+                float high = most[h];
+                #pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
+                    float &x = s[i / 2][2 * h + i % 2];
+                    x = t <= own[h] && t < end ? x * a.scale_log2 : -INFINITY;
+                    high = fmaxf(high, x);
+                }
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
+                high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
+                const float base = high == -INFINITY ? 0.0f : high;   // a row that has seen nothing yet, or is not there
+                fade[h] = ex2(most[h] - base);
+                float p[4], added = 0;
+                #pragma unroll
+                for (int i = 0; i < 4; i++) { p[i] = ex2(s[i / 2][2 * h + i % 2] - base); added += p[i]; }
+                sum[h] = sum[h] * fade[h] + added;   // of this lane's tokens; the quad's are added in the end
+                most[h] = high;
+                fp[h] = pack_bf16(p[0], p[1]);
+                fp[2 + h] = pack_bf16(p[2], p[3]);
+            }
+            #pragma unroll
+            for (int i = 0; i < HD / 16; i++) {
+                const int row = lane & 15;
+                uint32_t f[4];
+                ldsm_x4_transposed(f, v + row * HD * 2 + (((i * 2 + (lane >> 4)) ^ (row & 7)) << 4));
+                #pragma unroll
+                for (int e = 0; e < 2 * H; e++) { o[2 * i][e] *= fade[e / 2]; o[2 * i + 1][e] *= fade[e / 2]; }
+                mma_bf16(o[2 * i], fp, f[0], f[1]);
+                mma_bf16(o[2 * i + 1], fp, f[2], f[3]);
+            }
         }
-        uint32_t fp[4] = {0, 0, 0, 0};
-        float fade[H];
+        // the next split's first pages; then the four quarters' sums together, two groups at a time
+        const int this_split = split;
+        auto load_next = [&]() {
+            if (begin < length)
+                #pragma unroll
+                for (int i = 0; i < DECODE_STAGES - 1; i++) load(first + i * DECODE_WARPS, i);
+        };
+        if (ALONE || !a.apart) asm volatile("cp.async.wait_group 0;" ::: "memory");
+        if (!ALONE) {
+            split++;
+            begin += DECODE_SPLIT;
+            end = min(length, begin + DECODE_SPLIT);
+            first = begin / PAGE_TOKENS + warp;
+            last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
+            if (a.apart) { quarter_sync(); load_next(); }
+        }
         #pragma unroll
         for (int h = 0; h < H; h++) {
-            float high = most[h];
-            #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
-                float &x = s[i / 2][2 * h + i % 2];
-                x = t <= own[h] && t < end ? x * a.scale_log2 : -INFINITY;
-                high = fmaxf(high, x);
+            sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
+            sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+        }
+        for (int now = 0; now < GROUPS && now * 16 < rows; now += BOTH) {
+            __syncthreads();
+            if (group / BOTH == now / BOTH)
+                #pragma unroll
+                for (int h = 0; h < H; h++) {
+                    float *mine = all + ((group % BOTH * DECODE_WARPS + warp) * ROWS + g + 8 * h) * SUMS;
+                    #pragma unroll
+                    for (int i = 0; i < HD / 8; i++) { mine[i * 8 + 2 * q4] = o[i][2 * h]; mine[i * 8 + 2 * q4 + 1] = o[i][2 * h + 1]; }
+                    if (q4 == 0) { mine[HD] = most[h]; mine[HD + 1] = sum[h]; }
+                }
+            __syncthreads();
+            const int here = min(rows - now * 16, BOTH * 16);
+            if (threadIdx.x < here) {   // a row's shares of the quarters, in the place of their maxima
+                float *own_sums = all + (threadIdx.x / 16 * DECODE_WARPS * ROWS + threadIdx.x % 16) * SUMS, high = -INFINITY, weight = 0;
+                #pragma unroll
+                for (int w = 0; w < DECODE_WARPS; w++) high = fmaxf(high, own_sums[w * ROWS * SUMS + HD]);
+                #pragma unroll
+                for (int w = 0; w < DECODE_WARPS; w++) {
+                    float *one = own_sums + w * ROWS * SUMS;
+                    const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - high);   // a quarter without a page of this row's
+                    weight += share * one[HD + 1];
+                    one[HD] = share;
+                }
+                row_high[threadIdx.x] = high;
+                row_weight[threadIdx.x] = weight;
             }
-            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-            high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-            const float base = high == -INFINITY ? 0.0f : high;   // a row that has seen nothing yet, or is not there
-            fade[h] = ex2(most[h] - base);
-            float p[4], added = 0;
-            #pragma unroll
-            for (int i = 0; i < 4; i++) { p[i] = ex2(s[i / 2][2 * h + i % 2] - base); added += p[i]; }
-            sum[h] = sum[h] * fade[h] + added;   // of this lane's tokens; the quad's are added in the end
-            most[h] = high;
-            fp[h] = pack_bf16(p[0], p[1]);
-            fp[2 + h] = pack_bf16(p[2], p[3]);
+            __syncthreads();
+            for (int i = threadIdx.x; i < here * (HD / 2); i += THREADS) {   // two numbers at a time
+                const int in = i / (HD / 2), d = i % (HD / 2) * 2, r = now * 16 + in, n = row0 + r / G, query = head * G + r % G;
+                const float *one = all + (in / 16 * DECODE_WARPS * ROWS + in % 16) * SUMS;
+                float x = 0, y = 0;
+                #pragma unroll
+                for (int w = 0; w < DECODE_WARPS; w++, one += ROWS * SUMS) { const float2 v = *reinterpret_cast<const float2 *>(one + d); x += one[HD] * v.x; y += one[HD] * v.y; }
+                if (length - tokens + r / G < DECODE_SPLIT) { if (this_split == 0) *reinterpret_cast<uint32_t *>(a.out + ((int64_t)n * a.NH + query) * HD + d) = pack_bf16(x / row_weight[in], y / row_weight[in]); }   // it sees one split only
+                else {
+                    float *part = a.part + (((int64_t)(n - a.first_row) * a.NH + query) * a.splits + this_split) * (HD + 2);
+                    *reinterpret_cast<float2 *>(part + d) = make_float2(x, y);
+                    if (d == 0) { part[HD] = row_high[in]; part[HD + 1] = row_weight[in]; }
+                }
+            }
         }
-        #pragma unroll
-        for (int i = 0; i < HD / 16; i++) {
-            const int row = lane & 15;
-            uint32_t f[4];
-            ldsm_x4_transposed(f, v + row * HD * 2 + (((i * 2 + (lane >> 4)) ^ (row & 7)) << 4));
-            #pragma unroll
-            for (int e = 0; e < 2 * H; e++) { o[2 * i][e] *= fade[e / 2]; o[2 * i + 1][e] *= fade[e / 2]; }
-            mma_bf16(o[2 * i], fp, f[0], f[1]);
-            mma_bf16(o[2 * i + 1], fp, f[2], f[3]);
-        }
-    }
-    // the four warps' together, in the memory the pages were in
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    __syncthreads();
-    float *all = reinterpret_cast<float *>(decode_shared);   // (warps, ROWS, HD + 2)
-    #pragma unroll
-    for (int h = 0; h < H; h++) {
-        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
-        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-        float *mine = all + (warp * ROWS + g + 8 * h) * (HD + 2);
-        #pragma unroll
-        for (int i = 0; i < HD / 8; i++) { mine[i * 8 + 2 * q4] = o[i][2 * h]; mine[i * 8 + 2 * q4 + 1] = o[i][2 * h + 1]; }
-        if (q4 == 0) { mine[HD] = most[h]; mine[HD + 1] = sum[h]; }
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < rows * HD; i += DECODE_WARPS * 32) {
-        const int r = i / HD, d = i % HD, n = row0 + r / G, query = head * G + r % G;
-        float high = -INFINITY, weight = 0, x = 0;
-        for (int w = 0; w < DECODE_WARPS; w++) high = fmaxf(high, all[(w * ROWS + r) * (HD + 2) + HD]);
-        for (int w = 0; w < DECODE_WARPS; w++) {
-            const float *one = all + (w * ROWS + r) * (HD + 2);
-            const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - high);   // a warp without a page of this row's
-            weight += share * one[HD + 1];
-            x += share * one[d];
-        }
-        if (length - tokens + r / G < DECODE_SPLIT) { if (split == 0) a.out[((int64_t)n * a.NH + query) * HD + d] = __float2bfloat16_rn(x / weight); }   // it sees one split only
-        else {
-            float *part = a.part + (((int64_t)(n - a.first_row) * a.NH + query) * a.splits + split) * (HD + 2);
-            part[d] = x;
-            if (d == 0) { part[HD] = high; part[HD + 1] = weight; }
-        }
+        if (ALONE || begin >= length) return;
+        if (!a.apart) { __syncthreads(); load_next(); }
     }
 }
-__global__ static void decode_join_kernel(const __grid_constant__ Decode a, const int32_t *positions, int HD) {
-    const int h = blockIdx.x, n = a.first_row + blockIdx.y, splits = positions[n] / DECODE_SPLIT + 1;
-    const float *part = a.part + ((int64_t)blockIdx.y * a.NH + h) * a.splits * (HD + 2);
+// the splits of a row together: a warp a head
+__global__ static void __launch_bounds__(256) decode_join_kernel(const __grid_constant__ Decode a, const int32_t *positions, int HD, int rows) {
+    const int i = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, row = i / a.NH, h = i % a.NH, n = a.first_row + row;
     wait_for_previous();
     let_next_begin();
-    if (splits == 1) return;   // attention has put it there itself
-    float high = -INFINITY, weight = 0, x = 0;
+    if (row >= rows || positions[n] < DECODE_SPLIT) return;   // of one split: attention has put it there itself
+    const int splits = positions[n] / DECODE_SPLIT + 1;
+    const float *part = a.part + (int64_t)i * a.splits * (HD + 2);
+    float high = -INFINITY, weight = 0;
+    float2 x[2] = {{0, 0}, {0, 0}};
+    #pragma unroll 4
     for (int s = 0; s < splits; s++) high = fmaxf(high, part[s * (HD + 2) + HD]);
+    #pragma unroll 4
     for (int s = 0; s < splits; s++) {
-        const float share = ex2(part[s * (HD + 2) + HD] - high);
-        weight += share * part[s * (HD + 2) + HD + 1];
-        x += share * part[s * (HD + 2) + threadIdx.x];
+        const float *one = part + s * (HD + 2);
+        const float share = ex2(one[HD] - high);
+        weight += share * one[HD + 1];
+        #pragma unroll
+        for (int k = 0; k < 2; k++)
+            if (k * 64 < HD) { const float2 v = *reinterpret_cast<const float2 *>(one + k * 64 + lane * 2); x[k].x += share * v.x; x[k].y += share * v.y; }
     }
-    a.out[((int64_t)n * a.NH + h) * HD + threadIdx.x] = __float2bfloat16_rn(x / weight);
+    #pragma unroll
+    for (int k = 0; k < 2; k++)
+        if (k * 64 < HD) *reinterpret_cast<uint32_t *>(a.out + ((int64_t)n * a.NH + h) * HD + k * 64 + lane * 2) = pack_bf16(x[k].x / weight, x[k].y / weight);
 }
 static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return (HD == 64 || HD == 128) && NH / NKV <= 8; }
 
@@ -356,20 +418,24 @@ static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return
 // least. turn: RoPE's table, if q and k of the rows, single ones, are still to be turned and k and v put into their pages; or NULL
 static inline void decode_attention(bf16 *out, const bf16 *qkv, bf16 *k, bf16 *v, const float *turn, const PagedCall *c, float *scratch, int64_t scratch_count, int64_t NH, int64_t NKV, int64_t HD, cudaStream_t stream) {
     CHECK(decode_possible(NH, NKV, HD) && c->longest <= c->width * PAGE_TOKENS && !(turn && c->tiles));
-    Decode a = {out, qkv, k, v, turn, scratch, (int)NH, (int)NKV, (int)decode_splits(c->longest), 0, 0, 1.4426950408889634f / sqrtf((float)HD)};
-    const int bytes = DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * (int)HD * 2;
-    void (*kernel)(Decode, PagedCall) = HD == 128 ? turn ? decode_attention_kernel<128, true, true> : c->tiles ? decode_attention_kernel<128, false, false> : decode_attention_kernel<128, true, false>
-                                                  : turn ? decode_attention_kernel<64, true, true> : c->tiles ? decode_attention_kernel<64, false, false> : decode_attention_kernel<64, true, false>;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    const int64_t tile_part = decode_scratch(c->tiles ? decode_tile_tokens(NH, NKV) : 1, NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 65535, rows_fit = 65535 / decode_tile_tokens(NH, NKV), most = fit < rows_fit ? fit : rows_fit;
-    CHECK(most > 0);
-    for (int64_t tile = 0; tile < c->num_tiles; tile += most) {
-        const int64_t tiles = c->num_tiles - tile < most ? c->num_tiles - tile : most, end = tile + tiles;
+    Decode a = {out, qkv, k, v, turn, scratch, (int)NH, (int)NKV, (int)decode_splits(c->longest), 0, 0, false, 1.4426950408889634f / sqrtf((float)HD)};
+    const int pages = DECODE_WARPS * DECODE_STAGES * 2 * PAGE_TOKENS * (int)HD * 2, sums = 2 * DECODE_WARPS * 16 * ((int)HD + 8) * 4;
+    a.apart = pages + sums + 2048 <= device_shared_bytes() && !decode_little_shared;
+    const int64_t alone = c->tiles ? c->alone : c->num_tiles;
+    for (int64_t tile = 0, tiles; tile < c->num_tiles; tile += tiles) {   // single rows, then tiles of prompts
+        const bool single = tile < alone;
+        const int64_t tile_part = decode_scratch(single ? 1 : decode_tile_tokens(NH, NKV), NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 65535, rows_fit = 65535 / decode_tile_tokens(NH, NKV);
+        CHECK(fit > 0);
+        tiles = std::min(std::min(fit, rows_fit), (single ? alone : c->num_tiles) - tile);
         a.first_tile = (int)tile;
         a.first_row = c->tiles ? c->host_tiles[tile] : (int)tile;
-        const int64_t rows = (c->tiles ? c->host_tiles[end] : (int)end) - a.first_row;
-        launch_early(kernel, dim3((unsigned)a.splits, (unsigned)NKV, (unsigned)tiles), DECODE_WARPS * 32, bytes, stream, a, *c);
-        if (a.splits > 1) launch_early(decode_join_kernel, dim3((unsigned)NH, (unsigned)rows), (int)HD, 0, stream, a, c->positions, (int)HD);
+        const int64_t rows = (c->tiles ? c->host_tiles[tile + tiles] : (int)(tile + tiles)) - a.first_row;
+        void (*kernel)(Decode, PagedCall) = HD == 128 ? !single ? decode_attention_kernel<128, false, false> : turn ? decode_attention_kernel<128, true, true> : decode_attention_kernel<128, true, false>
+                                                      : !single ? decode_attention_kernel<64, false, false> : turn ? decode_attention_kernel<64, true, true> : decode_attention_kernel<64, true, false>;
+        const int bytes = single || !a.apart ? pages : pages + sums;
+        CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+        launch_early(kernel, dim3(single ? (unsigned)a.splits : 1, (unsigned)NKV, (unsigned)tiles), DECODE_WARPS * 32 * (single ? 1 : DECODE_GROUPS), bytes, stream, a, *c);
+        if (a.splits > 1) launch_early(decode_join_kernel, dim3((unsigned)ceil_div(rows * NH, 8)), 256, 0, stream, a, c->positions, (int)HD, (int)rows);
     }
 }
 
@@ -377,16 +443,6 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, bf16 *k, bf16 *v
 // a few rows times a matrix
 
 enum { MATVEC_ROWS = 8 /* most rows of x */ };
-
-typedef struct {
-    bf16 *y;                          // (N, ldy)
-    const bf16 *x, *w;                // (N, ldx); (O, K)
-    const bf16 *bias, *residual;      // (O); like y
-    const bf16 *norm;                 // (K) RMSNorm's weight: x is normalised on its way in
-    float scale, eps;
-    int64_t ldx, ldy;
-    int N, K, O;
-} Matvec;
 
 // y (N, ldy) = scale x (N, ldx) w^T [+ residual, laid out like y] [+ bias (O)], N <= 8, w (O, K), K and ldx multiples of 8. A warp has TILES times 8 rows of w, each a chain of
 // products over K, and feeds itself by cp.async, 128 columns a stage. x is the product's first operand, of whose 16 rows the upper eight repeat the lower ones, w the second: so a
@@ -582,13 +638,17 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU> static void matvec_laun
 }
 // Narrow matrices have a warp for every 8 rows, and one block a multiprocessor with some 110 KB under way: with less, two of them may come to lie on one multiprocessor, which
 // then is the last (measured: a quarter slower). Wide ones have a warp for every 16 rows and two blocks a multiprocessor.
-static inline void matvec(const Matvec *m, cudaStream_t stream) {
+static inline void matvec_few(const Matvec *m, cudaStream_t stream) {
     const int64_t warps = ceil_div(m->O, 8), each = device_multiprocessors();
     if (warps <= 4 * each) matvec_launch<1, 4, 14, false>(m, stream);
     else if (warps <= 6 * each) matvec_launch<1, 6, 9, false>(m, stream);
     else matvec_launch<2, 4, 5, false>(m, stream);
 }
 // y (N, ldy) = silu(x gate^T) * (x up^T), w: gate (O, K) and behind it up (O, K)
-static inline void matvec_swiglu(const Matvec *m, cudaStream_t stream) { matvec_launch<2, 4, 5, true>(m, stream); }
+static inline void matvec_few_swiglu(const Matvec *m, cudaStream_t stream) { matvec_launch<2, 4, 5, true>(m, stream); }
+
+// One row on Hopper is another kernel's (matvec_sm90.cuh), with the same bits
+static inline void matvec(const Matvec *m, cudaStream_t stream) { if (matvec_one_possible(m)) matvec_one(m, stream); else matvec_few(m, stream); }
+static inline void matvec_swiglu(const Matvec *m, cudaStream_t stream) { if (matvec_one_possible(m)) matvec_one_swiglu(m, stream); else matvec_few_swiglu(m, stream); }
 #endif
 #endif
