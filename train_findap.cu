@@ -107,7 +107,7 @@ struct Model {
     int zero;                // ZeRO stage; 0 with one rank
     bool sums_fresh;         // ZeRO-2: the first micro-batch's gradient is written, not added
     int64_t place_layer[2];  // ZeRO-3: whose weights are in place, or on their way there; -1: nobody's
-    cudaEvent_t ready, arrived[MAX_EVENTS], taken[2], reduced[2];   // see "between the ranks"
+    cudaEvent_t ready, layers_reduced, arrived[MAX_EVENTS], taken[2], reduced[2];   // see "between the ranks"
     double *rank_totals;     // (ranks, 2) losses and squares
     uint64_t sums;           // stochastic additions to the gradient since model_zero_grad
     bool fresh, head_fresh;  // gradients of the layers / of the LM head are to be written, not added to: model_zero_grad costs nothing
@@ -577,6 +577,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     if (m->zero >= 1) {
         CUDA_CHECK(cudaMalloc((void **)&m->rank_totals, (size_t)m->comm->size * 2 * sizeof(double)));
         CUDA_CHECK(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming));
+        CUDA_CHECK(cudaEventCreateWithFlags(&m->layers_reduced, cudaEventDisableTiming));
         for (int i = 0; i < 2; i++) {
             CUDA_CHECK(cudaEventCreateWithFlags(&m->taken[i], cudaEventDisableTiming));
             CUDA_CHECK(cudaEventCreateWithFlags(&m->reduced[i], cudaEventDisableTiming));
@@ -620,7 +621,7 @@ void model_free(Model *m) {
     cudaFree(m->shard_sums); cudaFree(m->shard_params); cudaFree(m->rank_totals);
     for (int i = 0; i < (m->zero ? m->config.num_layers + 2 : 0); i++) cudaEventDestroy(m->arrived[i]);
     for (int i = 0; i < (m->zero ? 2 : 0); i++) { cudaEventDestroy(m->taken[i]); cudaEventDestroy(m->reduced[i]); }
-    if (m->zero) cudaEventDestroy(m->ready);
+    if (m->zero) { cudaEventDestroy(m->ready); cudaEventDestroy(m->layers_reduced); }
     cudaFree(m->params); cudaFree(m->remainder); cudaFree(m->grads); cudaFree(m->moment1); cudaFree(m->moment2); cudaFree(m->arena);
     upload_free(&m->batch_upload); upload_free(&m->head_upload);
     cudaFreeHost(m->results);
@@ -738,6 +739,7 @@ void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {  
 // goes on, weights come in rising order while the next forward pass goes on; arrived[u] says that they are there.
 // Where layers take turns in two places (ZeRO-2's gradients, ZeRO-3's weights), a place is used again when reduced[place], taken[place] say so.
 
+static int64_t layer_of(const Model *m, int64_t unit) { return unit >= 1 && unit <= m->config.num_layers ? unit - 1 : 0; }
 static int64_t unit_of(const Model *m, int i, int64_t layer) { return m->tensors[i].per_layer ? layer + 1 : i == 0 ? 0 : m->config.num_layers + 1; }
 static void stream_waits(cudaStream_t waiting, cudaEvent_t event, cudaStream_t for_stream) {
     CUDA_CHECK(cudaEventRecord(event, for_stream));
@@ -750,7 +752,7 @@ static void links_finish(Model *m) { if (m->zero) stream_waits(m->stream, m->rea
 // layer by layer under the rest of the backward pass.
 static void reduce_unit(Model *m, int64_t unit, bool last) {
     if (m->zero == 0 || (m->zero == 1 && !last)) return;
-    const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    const int64_t L = m->config.num_layers, layer = layer_of(m, unit);
     int64_t begin, end;
     stream_waits(m->links.stream, m->ready, m->stream);
     links_begin();
@@ -778,7 +780,7 @@ static void wait_for_place(Model *m, int64_t layer) { if (m->zero >= 2) CUDA_CHE
 // Sends a unit's weights, all of them or those from tensor `first` on, to all ranks of the shard group. The caller has made the moving stream wait for
 // what they depend on.
 static void gather_unit(Model *m, int64_t unit, int first) {
-    const int64_t L = m->config.num_layers, layer = unit >= 1 && unit <= L ? unit - 1 : 0;
+    const int64_t L = m->config.num_layers, layer = layer_of(m, unit);
     links_begin();
     for (int i = first; i < m->num_tensors; i++)
         if (unit_of(m, i, layer) == unit)
@@ -803,14 +805,17 @@ static void need_layer(Model *m, int64_t layer, int64_t next) {
 static void used_layer(Model *m, int64_t layer) { if (m->zero >= 3) CUDA_CHECK(cudaEventRecord(m->taken[layer % m->turns], m->stream)); }
 static void need_ends(Model *m, int64_t unit) { if (m->zero) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->arrived[unit], 0)); }
 
-// Every rank has new weights in what it owns: all get all of them. With ZeRO-3 those of layers only when their turn comes.
-static void share_from(Model *m, int first) {
-    if (m->zero == 0) return;
+// Every rank has new weights in what it owns of a unit, all of its tensors or those from `first` on: all get all of them. With ZeRO-3 those of layers only when their turn comes.
+static void share_unit(Model *m, int64_t unit, int first) {
+    if (m->zero == 0 || (m->zero >= 3 && unit > 0 && unit <= m->config.num_layers)) return;
     stream_waits(m->links.stream, m->ready, m->stream);
-    m->place_layer[0] = m->place_layer[1] = -1;
-    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) if (m->zero < 3 || unit == 0 || unit > m->config.num_layers) gather_unit(m, unit, first);
+    gather_unit(m, unit, first);
 }
-void model_share(Model *m) { share_from(m, 0); }
+void model_share(Model *m) {
+    if (m->zero) stream_waits(m->links.stream, m->ready, m->stream);
+    m->place_layer[0] = m->place_layer[1] = -1;
+    for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) share_unit(m, unit, 0);
+}
 
 // The numbers of train_findap.c's model_init_random, drawn on the host: the two twins start from the same weights
 void model_init_random(Model *m, uint64_t seed) {
@@ -1155,6 +1160,7 @@ void model_backward(Model *m, const Batch *b) {
     if (m->tensors[0].frozen) {}
     else if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
     else embedding_backward_bf16((bf16 *)m->grads + grad_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
+    if (m->zero) CUDA_CHECK(cudaEventRecord(m->layers_reduced, m->links.stream));
     reduce_unit(m, 0, b->last);
     m->fresh = m->sums_fresh = false;
     comm_wait_end(m->comm);
@@ -1399,19 +1405,25 @@ void model_sample(Model *m, const int64_t *index, int64_t n, const SampleRow *ro
 // updates what it owns; the new weights are on their way when this returns.
 void model_update(Model *m, const AdamW *opt) {
     CHECK(m->updates_issued - m->results_read < MODEL_UPDATES_AHEAD);
+    const int64_t L = m->config.num_layers;
     comm_wait_begin(m->comm, "the update", false);
-    if (m->zero) links_finish(m);   // all ranks ran at least one micro-batch
+    if (m->zero) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->layers_reduced, 0));   // all ranks ran at least one micro-batch
     else if (m->fresh) {   // no model_backward since model_zero_grad: the gradient is zero
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_trained * grad_size(m), m->stream));
         m->fresh = m->head_fresh = false;
     } else if (m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }
     if (m->zero == 0) norm_part(m->norm_partial, m->grads, m->grad_type, m->num_trained, false, m->stream);
-    else if (m->zero >= 2) norm_part(m->norm_partial, m->shard_sums, GRAD_FP32, m->num_owned, false, m->stream);
-    else CUDA_CHECK(cudaMemsetAsync(m->norm_partial, 0, (size_t)norm_partial_count() * sizeof(double), m->stream));
-    for (int i = m->first_trained; i < m->num_tensors && m->zero == 1; i++) {
-        int64_t begin, end;
-        model_owned(m, i, &begin, &end);
-        for (int64_t l = 0; l < (m->tensors[i].per_layer ? m->config.num_layers : 1) && end > begin; l++) norm_part(m->norm_partial, owned_grads(m, i, l), m->grad_type, end - begin, true, m->stream);
+    else {   // the embedding's sum is still on its way: last
+        CUDA_CHECK(cudaMemsetAsync(m->norm_partial, 0, (size_t)norm_partial_count() * sizeof(double), m->stream));
+        for (int64_t unit = L + 1; unit >= 0; unit--) {
+            if (unit == 0) links_finish(m);
+            for (int i = m->first_trained; i < m->num_tensors; i++) {
+                const int64_t l = layer_of(m, unit);
+                int64_t begin, end;
+                model_owned(m, i, &begin, &end);
+                if (unit_of(m, i, l) == unit && end > begin) norm_part(m->norm_partial, owned_grads(m, i, l), m->grad_type, end - begin, true, m->stream);
+            }
+        }
     }
     norm_sum(m->state, m->norm_partial, m->stream);
     if (m->zero) {
@@ -1421,17 +1433,18 @@ void model_update(Model *m, const AdamW *opt) {
         norm_of_ranks(m->state, m->rank_totals, m->comm->size, m->shard->size, m->stream);
     }
     norm_clip(m->state, opt, m->stream);
-    for (int i = m->first_trained; i < m->num_tensors; i++) {
-        const Tensor *t = &m->tensors[i];
-        int64_t begin, end;
-        model_owned(m, i, &begin, &end);
-        for (int64_t l = 0; l < (t->per_layer ? m->config.num_layers : 1) && end > begin; l++) {
-            int64_t at = owned_place(m, i, l);   // weights and gradients are given as if they lay there, as remainders and moments do
-            adamw_update(owned_params(m, i, l) - at, m->remainder, m->moment1, m->moment2, m->moment_type, m->num_owned,
-                         owned_grads(m, i, l) - at * (int64_t)grad_size(m), m->grad_type, at, end - begin, opt, t->decayed, m->state, m->stream);
+    m->place_layer[0] = m->place_layer[1] = -1;
+    for (int64_t unit = 0; unit <= L + 1; unit++) {   // in the order in which the forward pass needs them: a unit's weights are on their way while the next one's are made
+        const int64_t l = layer_of(m, unit);
+        for (int i = m->first_trained; i < m->num_tensors; i++) {
+            int64_t begin, end, at = owned_place(m, i, l);   // weights and gradients are given as if they lay there, as remainders and moments do
+            model_owned(m, i, &begin, &end);
+            if (unit_of(m, i, l) == unit && end > begin)
+                adamw_update(owned_params(m, i, l) - at, m->remainder, m->moment1, m->moment2, m->moment_type, m->num_owned,
+                             owned_grads(m, i, l) - at * (int64_t)grad_size(m), m->grad_type, at, end - begin, opt, m->tensors[i].decayed, m->state, m->stream);
         }
+        share_unit(m, unit, m->first_trained);
     }
-    share_from(m, m->first_trained);
     int slot = (int)(m->updates_issued++ % MODEL_UPDATES_AHEAD);
     CUDA_CHECK(cudaMemcpyAsync(&m->results[slot], m->state, sizeof(StepState), cudaMemcpyDeviceToHost, m->stream));
     CUDA_CHECK(cudaEventRecord(m->updated[slot], m->stream));
