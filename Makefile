@@ -157,6 +157,12 @@ build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/dev/decode_racecheck: dev/decode.cu $(wildcard dev/*.cuh) $(HEADERS) $(KERNELS) Makefile
+	@mkdir -p build/dev
+	$(NVCC) $(NVCC_FLAGS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/dev/libtrace.so: dev/trace.c Makefile
+	@mkdir -p build/dev
+	$(CC) -O2 -Wall -Wextra -shared -fPIC -I$(CUDA_HOME)/include -I$(CUDA_HOME)/extras/CUPTI/include $< -o $@ -ldl
 build/compare_dumps: dev/compare.c $(HEADERS) Makefile | build
 	$(CC) $(CFLAGS_BASE) $(CFLAGS) $< -o $@ $(LIBS)
 build/fuzz/%: test/fuzz/%.c $(wildcard data/*.c) $(HEADERS)
@@ -201,7 +207,7 @@ deps:
 compare: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32
 	@bash scripts/compare.sh
 
-gpu-check: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32 build/train_findap_racecheck build/test_generate_gpu $(LADDERS)
+gpu-check: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32 build/train_findap_racecheck build/dev/decode_racecheck build/test_generate_gpu $(LADDERS)
 	@bash scripts/gpu_check.sh
 
 gpu-ranks: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32
