@@ -56,6 +56,7 @@ endif
 # static where the archives exist, so that a program also runs on machines without these packages
 static_lib = $(if $(NO_STATIC)$(SANITIZE),-l$(1),$(shell f=$$($(CC) -print-file-name=lib$(1).a); [ -f "$$f" ] && echo "$$f" || echo -l$(1)))
 CUDA_ARCH ?= 80 90a
+$(if $(filter 90,$(CUDA_ARCH)),$(error CUDA_ARCH=$(CUDA_ARCH): Hopper's own instructions are compiled for 90a only ---> CUDA_ARCH="80 90a", or 90a alone))
 # 90a: Hopper's own instructions (wgmma, TMA); 80, with its PTX: everything else, newer cards too
 gencode = $(if $(filter 80,$(1)),-gencode arch=compute_80$(comma)code=[sm_80$(comma)compute_80],-gencode arch=compute_$(1)$(comma)code=sm_$(1))
 comma := ,

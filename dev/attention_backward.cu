@@ -418,7 +418,7 @@ int main(int argc, char **argv) {
     const bool is_check = strcmp(what, "check") == 0, is_bench = strcmp(what, "bench") == 0, is_tiny = strcmp(what, "tiny") == 0;
     const int only = atoi(what);
     if (argc > 2 || (argc > 1 && !is_check && !is_bench && !is_tiny && (only < 1 || only > RUNGS))) die("\"%s\" ---> nothing for every rung, a rung's number (1 to %d), check, tiny or bench", argv[argc - 1], RUNGS);
-    if (device_capability() != 90) die("rungs 3 to 5 need a Hopper GPU");
+    if (!device_is_hopper()) die("rungs 3 to 5 need a Hopper GPU, and to be compiled for it");
     if (is_tiny) {
         check(2, 333, 6, 2, 128, documents(1, 90, 1), 1);
         check(1, 200, 8, 4, 64, documents(1, 3, 2), 1);

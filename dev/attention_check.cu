@@ -97,7 +97,7 @@ static const char *const names[] = {"plain", "mma", "sm90", "cudnn"};
 static bool runs(int kind, const Problem *p) {
     if (kind == PLAIN) return true;
     if (kind == CUDNN) return p->workspace != NULL;
-    return (p->HD == 64 || p->HD == 128) && (kind != SM90 || device_capability() == 90);
+    return (p->HD == 64 || p->HD == 128) && (kind != SM90 || device_is_hopper());
 }
 static void forward(Problem *p, int kind) {
     if (kind == PLAIN) attention_forward_plain<bf16>(p->out, p->lse, p->qkv, &p->plan, p->NH, p->NKV, p->HD, 0);

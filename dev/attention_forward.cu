@@ -284,7 +284,7 @@ static const char *const ideas[] = {"attention_plain.cuh: a warp a query row, so
                                     "tensor cores: wgmma and TMA, one step after the other", "attention_forward_sm90.cuh: copies, products and softmax at the same time",
                                     "beside it, attention_forward_mma: what GPUs before Hopper run"};
 enum { RUNGS = 5, FINAL = 4 };
-static bool runs(int rung) { return (rung != 3 && rung != 4) || device_capability() == 90; }
+static bool runs(int rung) { return (rung != 3 && rung != 4) || device_is_hopper(); }
 static void forward(int rung, Problem &p) {
     if (rung == 1) attention_forward_plain<bf16>(p.out.at, p.lse.at, p.qkv.at, &p.plan, p.NH, p.NKV, p.HD, 0);
     else if (rung == 2 && p.HD == 128) tiled<128>(p.out.at, p.lse.at, p.qkv.at, &p.plan, p.NH, p.NKV);

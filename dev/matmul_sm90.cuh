@@ -263,7 +263,7 @@ static inline bool matmul_sm90_possible(const Matmul *m) {
     auto aligned = [](const void *x) { return ((uintptr_t)x & 15) == 0; };
     const bool a = m->a_by_rows_of_k ? m->R % 64 == 0 : m->K % 64 == 0, b = m->b_by_rows_of_k ? m->S % 64 == 0 : m->K % 64 == 0;
     return a && b && m->S % (m->act ? 256 : 64) == 0 && aligned(m->a) && aligned(m->b) && aligned(m->d) && aligned(m->act) &&
-           m->R < 1 << 30 && m->S < 1 << 30 && m->K < 1 << 30 && device_capability() == 90;
+           m->R < 1 << 30 && m->S < 1 << 30 && m->K < 1 << 30 && device_is_hopper();
 }
 
 template <int TA, int TB, int OUT> static void matmul_sm90_launch(const MatmulParameters *p, cudaStream_t stream) {

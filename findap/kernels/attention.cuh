@@ -38,7 +38,7 @@ static inline void attention_forward(real *out, float *lse, const real *qkv, voi
 #ifdef USE_CUDNN
     if (attention_by_cudnn(plan, NH, NKV, HD, scratch_bytes)) { attention_forward_cudnn(out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, HD, stream); return; }
 #endif
-    if ((HD == 64 || HD == 128) && device_capability() == 90) { attention_forward_sm90(out, lse, qkv, plan, counters, NH, NKV, HD, stream); return; }
+    if ((HD == 64 || HD == 128) && device_is_hopper()) { attention_forward_sm90(out, lse, qkv, plan, counters, NH, NKV, HD, stream); return; }
     if (HD == 64 || HD == 128) { attention_forward_mma(out, lse, qkv, plan, NH, NKV, HD, stream); return; }
 #endif
     attention_forward_plain<real>(out, lse, qkv, plan, NH, NKV, HD, stream);
@@ -52,7 +52,7 @@ static inline void attention_backward(real *dqkv, float *dsum, const real *dout,
 #ifdef USE_CUDNN
     if (attention_by_cudnn(plan, NH, NKV, HD, scratch_bytes)) { attention_backward_cudnn(dqkv, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, HD, stream); return; }
 #endif
-    if ((HD == 64 || HD == 128) && device_capability() == 90) { attention_backward_sm90(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, HD, stream); return; }
+    if ((HD == 64 || HD == 128) && device_is_hopper()) { attention_backward_sm90(dqkv, dsum, dout, out, lse, qkv, scratch, scratch_bytes, plan, NH, NKV, HD, stream); return; }
     if (HD == 64 || HD == 128) { attention_backward_mma(dqkv, dsum, dout, out, lse, qkv, plan, NH, NKV, HD, stream); return; }
 #endif
     attention_backward_plain<real>(dqkv, dsum, dout, out, lse, qkv, plan, NH, NKV, HD, stream);

@@ -137,6 +137,15 @@ static inline int device_capability(void) {   // 90 on Hopper
     }
     return capability;
 }
+// Hopper's own instructions (sm90.cuh): only on such a card, and where this program has code for it. Without, the kernels that use them are empty; newer cards, and this one when the program
+// was compiled for sm_80 alone, run what was compiled for sm_80.
+static inline bool device_is_hopper(void) {
+#ifdef __CUDA_ARCH_LIST__
+    static const int compiled[] = {__CUDA_ARCH_LIST__};
+    for (int arch : compiled) if (arch == 900) return device_capability() == 90;
+#endif
+    return false;
+}
 // A kernel that is launched early begins while the one before it is still at work (programmatic dependent launch, sm_90): it may read what was there before both, weights, and
 // calls wait_for_previous() before anything that the other one writes. let_next_begin(): the next one may start as soon as every block has said so; it waits for
 // this kernel's end all the same. Below sm_90 all of it means nothing, and order is what it always was.
@@ -150,13 +159,13 @@ __device__ inline void let_next_begin(void) {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-// Only where the code that runs has these instructions: compiled for sm_90, and on it. Newer cards run what was compiled for sm_80, which would not wait.
+// Only where the code that runs has these instructions: what was compiled for sm_80 would not wait.
 static inline bool launches_early(void) {
-#if defined(__CUDA_ARCH_LIST__) && !defined(FINDAP_RACECHECK)
-    static const int compiled[] = {__CUDA_ARCH_LIST__};
-    for (int arch : compiled) if (arch == 900 && device_capability() == 90) return true;
-#endif
+#ifdef FINDAP_RACECHECK
     return false;
+#else
+    return device_is_hopper();
+#endif
 }
 template <typename... P, typename... A> static void launch_early(void (*kernel)(P...), dim3 grid, int threads, int shared_bytes, cudaStream_t stream, A... arguments) {
     cudaLaunchConfig_t c = {};

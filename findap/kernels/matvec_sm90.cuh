@@ -14,7 +14,7 @@
 // 32 rows (11 slots: 2.5 % slower), 9 of 48. Wide matrices have three blocks a multiprocessor. Chosen by trying 375 combinations.
 #ifndef FINDAP_KERNELS_MATVEC_SM90_CUH
 #define FINDAP_KERNELS_MATVEC_SM90_CUH
-#include "cuda.cuh"     // defines: bf16, Pack, load_pack, launch_early, wait_for_previous, let_next_begin
+#include "cuda.cuh"     // defines: bf16, Pack, load_pack, launch_early, wait_for_previous, let_next_begin, device_is_hopper
 #include "sm90.cuh"     // defines: TMA, mbarrier and wgmma wrappers
 #include "swiglu.cuh"   // defines: sigmoid
 
@@ -147,7 +147,7 @@ template <bool SWIGLU, bool NORM> __global__ static void __launch_bounds__(ONE_T
 #endif
 }
 
-static inline bool matvec_one_possible(const Matvec *m) { return m->N == 1 && m->K % 128 == 0 && m->K <= (m->norm ? ONE_NORM : 32768) && device_capability() == 90; }
+static inline bool matvec_one_possible(const Matvec *m) { return m->N == 1 && m->K % 128 == 0 && m->K <= (m->norm ? ONE_NORM : 32768) && device_is_hopper(); }
 template <bool SWIGLU, bool NORM> static void matvec_one_launch(const Matvec *m, cudaStream_t stream) {
     const int64_t eights = ceil_div(m->O, 8), each = device_multiprocessors();
     MatvecOne p;
