@@ -183,7 +183,7 @@ else
 # nvcc takes a minute or two a program, so what only developers run waits for `make cuda`
 all: detect cpu $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)))
 cpu: $(addprefix $(BUILD)/,$(CPU_PROGRAMS))
-cuda: $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 $(LADDERS))
+cuda: $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 build/dev/libtrace.so $(LADDERS))
 	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
 demo: detect cpu
 	@bash scripts/demo.sh

@@ -736,7 +736,7 @@ void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {  
 // between the ranks. Two streams: m->stream computes, m->links.stream moves. Each waits for the other by events, never the host.
 //
 // Unit u: 0 the embedding, 1 ... L the layers, L + 1 the last norm and an LM head of its own. Gradients leave in falling order while the backward pass
-// goes on, weights come in rising order while the next forward pass goes on; arrived[u] says that they are there.
+// goes on, weights come in rising order while the next forward pass goes on; arrived[u] says that they are there, layers_reduced that all sums but the embedding's are.
 // Where layers take turns in two places (ZeRO-2's gradients, ZeRO-3's weights), a place is used again when reduced[place], taken[place] say so.
 
 static int64_t layer_of(const Model *m, int64_t unit) { return unit >= 1 && unit <= m->config.num_layers ? unit - 1 : 0; }
@@ -812,7 +812,6 @@ static void share_unit(Model *m, int64_t unit, int first) {
     gather_unit(m, unit, first);
 }
 void model_share(Model *m) {
-    if (m->zero) stream_waits(m->links.stream, m->ready, m->stream);
     m->place_layer[0] = m->place_layer[1] = -1;
     for (int64_t unit = 0; unit <= m->config.num_layers + 1; unit++) share_unit(m, unit, 0);
 }
@@ -1417,8 +1416,8 @@ void model_update(Model *m, const AdamW *opt) {
         CUDA_CHECK(cudaMemsetAsync(m->norm_partial, 0, (size_t)norm_partial_count() * sizeof(double), m->stream));
         for (int64_t unit = L + 1; unit >= 0; unit--) {
             if (unit == 0) links_finish(m);
+            const int64_t l = layer_of(m, unit);
             for (int i = m->first_trained; i < m->num_tensors; i++) {
-                const int64_t l = layer_of(m, unit);
                 int64_t begin, end;
                 model_owned(m, i, &begin, &end);
                 if (unit_of(m, i, l) == unit && end > begin) norm_part(m->norm_partial, owned_grads(m, i, l), m->grad_type, end - begin, true, m->stream);

@@ -5,6 +5,7 @@
 //     dev/trace.py /tmp/trace.0.tsv                                                                          where the time of its steps went
 //
 // The driver loads the library and calls InitializeInjection. A line is: begin and end in microseconds, stream, name. CUPTI's records cost a per cent or two.
+#define _DEFAULT_SOURCE   // on_exit, which hands the program's own status on
 #include <cupti.h>
 #include <dlfcn.h>
 #include <stdint.h>
@@ -30,10 +31,11 @@ static void CUPTIAPI completed(CUcontext context, uint32_t stream, uint8_t *buff
     }
     free(buffer);
 }
-static void finish(void) {
+static void finish(int status, void *nothing) {
+    (void)nothing;
     flush_all(1);
     if (fclose(out) != 0) perror("trace");
-    _exit(0);   // CUPTI does not always let a process end
+    _exit(status);   // CUPTI does not always let a process end
 }
 __attribute__((visibility("default"))) int InitializeInjection(void) {
     const char *names[] = {"libcupti.so.13", "libcupti.so", "/usr/local/cuda/extras/CUPTI/lib64/libcupti.so.13", "/usr/local/cuda/lib64/libcupti.so.13"}, *to = getenv("TRACE_OUT"), *rank = getenv("OMPI_COMM_WORLD_RANK");
@@ -51,6 +53,6 @@ __attribute__((visibility("default"))) int InitializeInjection(void) {
     if (!out) { perror(path); return 1; }
     if (!enable || !callbacks || !next_record || !flush_all || callbacks(requested, completed) != CUPTI_SUCCESS || enable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) != CUPTI_SUCCESS
         || enable(CUPTI_ACTIVITY_KIND_MEMCPY) != CUPTI_SUCCESS || enable(CUPTI_ACTIVITY_KIND_MEMSET) != CUPTI_SUCCESS) { fprintf(stderr, "trace: CUPTI does not record here\n"); return 1; }
-    atexit(finish);
+    on_exit(finish, NULL);
     return 1;
 }

@@ -9,12 +9,14 @@
 # RIVALS=DIR: the same work by PyTorch in between, by DIR/train_1gpu.py (argument train) and DIR/lora_dpo_generate.py (gen).
 # Data for packed documents, ranks and checkpoint: scripts/packed.sh makes them. SCRATCH: where an 8B model, 16 GB, and what is written goes (/dev/shm); the model stays there for the next time.
 set -uo pipefail
+status=0
 cd "$(dirname "$0")/.."
 scratch=${SCRATCH:-/dev/shm}/findap_figures
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 [ "$(id -u)" = 0 ] && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 stop() { echo "gpu_figures.sh: error: $*" >&2; exit 1; }
-need() { for f in "$@"; do [ -e "$f" ] || stop "$f is not there ---> make ${f%%/shards*}"; done; }
+need() { for f in "$@"; do [ -e "$f" ] || stop "$f is not there ---> make $f"; done; }
+failed() { echo "gpu_figures.sh: error: $* failed" >&2; status=1; }   # and on with the next
 packed() { [ -d build/packed/shards ] || stop "build/packed is not there ---> FINDAP_DATA=/path/to/unpacked/data scripts/packed.sh"; }
 model() {   # an 8B model with the packed data's tokenizer
     packed
@@ -22,20 +24,22 @@ model() {   # an 8B model with the packed data's tokenizer
     mkdir -p "$scratch" && python3 dev/random_model.py llama3-8b "$scratch/model" && cp build/packed/model/tokenizer*.json "$scratch/model/" || stop "no model of random weights under $scratch"
 }
 shards() { for f in build/packed/shards/*-00001-of-*.safetensors; do echo "${f%-00001-of-*}"; done; }
-rival() { [ -n "${RIVALS:-}" ] && { echo "PyTorch:"; python3 "$RIVALS/$1" "$2" 2>/dev/null; }; }
-[ $# -gt 0 ] || { sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 1; }
+rival() { [ -z "${RIVALS:-}" ] || { echo "PyTorch:"; python3 "$RIVALS/$1" "$2" || failed "$RIVALS/$1"; }; }
+if [ $# -eq 0 ] || [ "$1" = -h ] || [ "$1" = --help ]; then sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; [ $# -gt 0 ]; exit; fi
+for what in "$@"; do case $what in train|generate|ranks|checkpoint) ;; *) stop "there is no '$what'; expected train, generate, ranks or checkpoint" ;; esac; done
 trap 'rm -rf "$scratch/out" "$scratch"/trace.*' EXIT
 nvidia-smi --query-gpu=name,temperature.gpu,power.limit --format=csv,noheader || stop "no GPU here"
 for what in "$@"; do case $what in
     train)
         need build/dev/step
-        build/dev/step llama3-8b --rows 1 --moments bf16 --recompute none --repeat 8 | tail -n 2
+        ours() { build/dev/step llama3-8b --moments bf16 --recompute none "$@" | tail -n 2 || failed "build/dev/step $*"; }
+        ours --repeat 8
         rival train_1gpu.py train
-        build/dev/step llama3-8b --rows 1 --moments bf16 --recompute none --repeat 8 | tail -n 2
-        [ -f build/packed/mix.safetensors ] && build/dev/step llama3-8b --moments bf16 --recompute none --micro 8 --batch build/packed/mix.safetensors | tail -n 2 ;;
+        ours --repeat 8
+        [ ! -f build/packed/mix.safetensors ] || ours --micro 8 --batch build/packed/mix.safetensors ;;
     generate)
         need build/dev/generate
-        ours() { build/dev/generate llama3-8b "$@" | sed -n 2p; }
+        ours() { build/dev/generate llama3-8b "$@" | sed -n 2p || failed "build/dev/generate $*"; }
         ours --batch 1 --prompt 128 --new 256
         ours --batch 256 --prompt 928 --new 192
         rival lora_dpo_generate.py gen
@@ -47,12 +51,12 @@ for what in "$@"; do case $what in
         model
         gpus=$(nvidia-smi -L | wc -l)
         CUDA_INJECTION64_PATH=$PWD/build/dev/libtrace.so TRACE_OUT=$scratch/trace mpirun --bind-to none -np "$gpus" build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens $((gpus * 16384)) \
-            --micro-rows 1 --recompute none --checkpoint-every 0 --steps 6 --lr 1e-5 --out "$scratch/out" --overwrite | grep '^step'
-        python3 dev/trace.py "$scratch/trace.0.tsv" ;;
+            --micro-rows 1 --recompute none --checkpoint-every 0 --steps 6 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 | grep '^step\|error\|trace:' || failed train_findap
+        python3 dev/trace.py "$scratch/trace.0.tsv" || failed dev/trace.py ;;
     checkpoint)
         need build/train_findap
         model
-        build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens 131072 --micro-rows 1 --recompute none --moments bf16 --checkpoint-every 2 --keep 1 --steps 5 --lr 1e-5 --out "$scratch/out" --overwrite \
-            | grep '^step\|heckpoint' ;;
-    *) stop "there is no '$what'; expected train, generate, ranks or checkpoint" ;;
+        build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens 131072 --micro-rows 1 --recompute none --moments bf16 --checkpoint-every 2 --keep 1 --steps 5 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 \
+            | grep '^step\|heckpoint\|error' || failed train_findap ;;
 esac; done
+exit $status

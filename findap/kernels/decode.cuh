@@ -136,7 +136,7 @@ typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scal
 static inline void matvec(const Matvec *, cudaStream_t) {}
 static inline void matvec_swiglu(const Matvec *, cudaStream_t) {}
 #else
-#include "matvec_sm90.cuh"     // defines: Matvec, matvec_one_possible, matvec_one, matvec_one_swiglu
+#include "matvec_sm90.cuh"     // defines: Matvec, norm_factor, normalised, matvec_one_possible, matvec_one, matvec_one_swiglu
 #include "attention_mma.cuh"   // defines: cp_async16, cp_async_commit, ldsm_x4, ldsm_x4_transposed, mma_bf16, pack_bf16, ex2
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -500,7 +500,7 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> _
     if constexpr (NORM) {
         for (int n = 0; n < N; n++) {
             constexpr int MOST = 8;   // 16-byte units of a thread: K at most 8,192
-            const bool adds = threadIdx.x < 128;   // four warps make it: each thread has the sums of two of rmsnorm_forward's 256, its own and the one 128 further on
+            const bool adds = threadIdx.x < 128;   // four warps make it
             Pack<bf16> v[MOST], weight[MOST];
             float half[2] = {0, 0};
             #pragma unroll
@@ -516,15 +516,13 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> _
             if (n > 0) __syncthreads();
             if (adds && lane == 0) { sums[warp] = half[0]; sums[4 + warp] = half[1]; }
             __syncthreads();
-            const float r = 1.0f / sqrtf((((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))) / (float)K + m.eps);
+            const float r = norm_factor(sums, K, m.eps);
             #pragma unroll
             for (int p = 0; p < MOST; p++) {
                 const int u = p * 128 + threadIdx.x;
                 if (!adds || u >= steps * 16) break;
                 Pack<bf16> out = {};
-                if (u * 8 < K)
-                    #pragma unroll
-                    for (int k = 0; k < 8; k++) out.at[k] = from_float<bf16>(to_float(weight[p].at[k]) * to_float(from_float<bf16>(to_float(v[p].at[k]) * r)));
+                if (u * 8 < K) out = normalised(v[p], weight[p], r);
                 put_x(n, u, *reinterpret_cast<const uint4 *>(&out));
             }
         }

@@ -28,6 +28,18 @@ typedef struct {
     int N, K, O;
 } Matvec;
 
+// RMSNorm on x's way into a product, with the bits of rmsnorm_forward: 128 threads, each with the sums of two of its 256, its own and the one 128 further on; sums: of the warps of
+// either, four and four
+__device__ static __forceinline__ float norm_factor(const float *sums, int K, float eps) {
+    return 1.0f / sqrtf((((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]))) / (float)K + eps);
+}
+__device__ static __forceinline__ Pack<bf16> normalised(const Pack<bf16> &x, const Pack<bf16> &weight, float r) {
+    Pack<bf16> y;
+    #pragma unroll
+    for (int k = 0; k < 8; k++) y.at[k] = from_float<bf16>(to_float(weight.at[k]) * to_float(from_float<bf16>(to_float(x.at[k]) * r)));
+    return y;
+}
+
 enum { ONE_THREADS = 160 /* a warpgroup, and a warp that asks for w */, ONE_SLOTS = 26 /* at most */, ONE_NORM = 8192 /* longest row that is normalised */ };
 typedef struct {
     CUtensorMap map;   // of w
@@ -70,7 +82,7 @@ template <bool SWIGLU, bool NORM> __global__ static void __launch_bounds__(ONE_T
         }
         return;
     }
-    if constexpr (NORM) {   // each thread has the sums of two of rmsnorm_forward's 256: its own and the one 128 further on
+    if constexpr (NORM) {
         constexpr int MOST = ONE_NORM / 8 / 128;   // 16-byte units of a thread
         Pack<bf16> v[MOST], weight[MOST];
         float half[2] = {0, 0};
@@ -88,14 +100,11 @@ template <bool SWIGLU, bool NORM> __global__ static void __launch_bounds__(ONE_T
         half[1] = warp_sum(half[1]);
         if (lane == 0) { shared[warp] = half[0]; shared[4 + warp] = half[1]; }
         bar_sync(1, 128);
-        const float r = 1.0f / sqrtf((((shared[0] + shared[1]) + (shared[2] + shared[3])) + ((shared[4] + shared[5]) + (shared[6] + shared[7]))) / (float)K + m.eps);
+        const float r = norm_factor(shared, K, m.eps);
         #pragma unroll
         for (int i = 0; i < MOST; i++) {
             if ((i * 128 + t) * 8 >= K) break;
-            Pack<bf16> out;
-            #pragma unroll
-            for (int k = 0; k < 8; k++) out.at[k] = from_float<bf16>(to_float(weight[i].at[k]) * to_float(from_float<bf16>(to_float(v[i].at[k]) * r)));
-            store_pack(reinterpret_cast<bf16 *>(x) + (i * 128 + t) * 8, out);
+            store_pack(reinterpret_cast<bf16 *>(x) + (i * 128 + t) * 8, normalised(v[i], weight[i], r));
         }
         fence_async_smem();
         bar_sync(1, 128);
