@@ -51,12 +51,12 @@ for what in "$@"; do case $what in
         model
         gpus=$(nvidia-smi -L | wc -l)
         CUDA_INJECTION64_PATH=$PWD/build/dev/libtrace.so TRACE_OUT=$scratch/trace mpirun --bind-to none -np "$gpus" build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens $((gpus * 16384)) \
-            --micro-rows 1 --recompute none --checkpoint-every 0 --steps 6 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 | grep '^step\|error\|trace:' || failed train_findap
+            --micro-rows 1 --recompute none --checkpoint-every 0 --steps 6 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 | grep --line-buffered '^step\|error\|trace:' || failed train_findap
         python3 dev/trace.py "$scratch/trace.0.tsv" || failed dev/trace.py ;;
     checkpoint)
         need build/train_findap
         model
-        build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens 131072 --micro-rows 1 --recompute none --moments bf16 --checkpoint-every 2 --keep 1 --steps 5 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 \
-            | grep '^step\|heckpoint\|error' || failed train_findap ;;
+        build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens 32768 --micro-rows 1 --recompute none --moments bf16 --checkpoint-every 3 --keep 1 --steps 13 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 \
+            | grep --line-buffered '^step\|heckpoint\|made\|error' || failed train_findap ;;
 esac; done
 exit $status

@@ -31,6 +31,12 @@ find "$data/cpt_fed" "$data/cpt_books" -name '*.txt' ! -name 'LICENSE*' ! -name 
 tar -tzf "$data"/cpt_fed/fomc_minutes*.tar.gz >/dev/null 2>&1 && tar -xzf "$data"/cpt_fed/fomc_minutes*.tar.gz -C "$out/text" \
     && find "$out/text" -name '*.txt' | sort >>"$out/text/files"
 mapfile -t texts <"$out/text/files"
+mkdir "$out/text/utf8"   # some books are older than UTF-8, which prepare insists on
+for i in "${!texts[@]}"; do
+    iconv -f UTF-8 -t UTF-8 "${texts[i]}" >/dev/null 2>&1 && continue
+    iconv -f WINDOWS-1252 -t UTF-8 "${texts[i]}" >"$out/text/utf8/$(basename "${texts[i]}")"
+    texts[i]="$out/text/utf8/$(basename "${texts[i]}")"
+done
 prepare() { build/prepare --tokenizer "$out/model" --max-len 8192 "$@"; }
 prepare --kind cpt --out "$out/shards/text" "${texts[@]}"
 prepare --kind it --template llama3 --fields prompt=question,completion=answer --out "$out/shards/gsm8k" "$data/gsm8k/train.jsonl"
