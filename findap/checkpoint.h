@@ -446,6 +446,7 @@ typedef struct {
     int64_t commits, committed_step;   // how many have been committed; the newest of them
     int64_t bytes;               // of the last save, all ranks
     double begun, blocked;       // when (seconds_now); for how long training stood still
+    double waited;               // and, besides, for the disk to have this one, since the next was due
     double seconds;              // from begun to the commit
     int64_t memory_limit;        // for tests: bytes that the host copy may take, 0: what the machine has, -1: none
     // of this rank
@@ -713,6 +714,7 @@ FN bool checkpoint_poll(CheckpointWriter *w, bool wait, bool *committed, Error *
     if (!wait && comm_max_i64(c, !__atomic_load_n(&w->done, __ATOMIC_ACQUIRE), "is the checkpoint written?") != 0) return true;
     double begin = seconds_now();
     if (w->threaded) pthread_join(w->thread, NULL);
+    if (wait && w->threaded) { w->waited = seconds_now() - begin; begin += w->waited; }
     w->threaded = w->pending = false;
     Error why = w->error;
     bool ok = comm_agree(c, w->ok, &why, "the checkpoint's files");
@@ -749,6 +751,7 @@ FN bool checkpoint_begin(CheckpointWriter *w, const char *out, Model *m, const P
     if (!checkpoint_poll(w, true, NULL, &why) && c->rank == 0) warn("no checkpoint of step %" PRId64 ": %s", w->step, why.text);
     checkpoint_forget(w);
     w->begun = seconds_now();
+    w->waited = 0;
     checkpoint_tables(w, m);
     char name[STATE_NAME_SIZE];
     state_file_name(c->rank, c->size, name);

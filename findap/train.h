@@ -563,7 +563,9 @@ FN bool train_checkpoint_poll(Train *t, bool wait, Error *e) {
     if (!checkpoint_poll(&t->writer, wait, &committed, e)) return false;
     if (!committed) return true;
     t->saved_step = t->writer.committed_step;
-    log_say(&t->log, "checkpoint of step %" PRId64 " in %.1f s, of which training stood still for %.1f s\n", t->saved_step, t->writer.seconds, t->writer.blocked);
+    char more[96] = "";
+    if (t->writer.waited >= 0.1) snprintf(more, sizeof more, ", and for %.1f s more: the next was due before the disk had this one", t->writer.waited);
+    log_say(&t->log, "checkpoint of step %" PRId64 " in %.1f s; training stood still for %.2f s%s\n", t->saved_step, t->writer.seconds, t->writer.blocked, more);
     return true;
 }
 // A checkpoint of the present state. wait: until it is on the disk; else a thread writes it while training goes on.

@@ -56,7 +56,7 @@ for what in "$@"; do case $what in
     checkpoint)
         need build/train_findap
         model
-        build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens 32768 --micro-rows 1 --recompute none --moments bf16 --checkpoint-every 3 --keep 1 --steps 13 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 \
+        build/train_findap --model "$scratch/model" --data $(shards) --seq-len 8192 --step-tokens 32768 --micro-rows 1 --recompute none --moments bf16 --checkpoint-every 3 --keep 1 --steps 8 --lr 1e-5 --out "$scratch/out" --overwrite 2>&1 \
             | grep --line-buffered '^step\|heckpoint\|made\|error' || failed train_findap ;;
 esac; done
 exit $status
