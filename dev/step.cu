@@ -68,11 +68,13 @@ int main(int argc, char **argv) {
 
     Batch b;
     b.B = rows; b.T = T; b.last = true;
-    b.tokens = (int32_t *)xmalloc(N * 4); b.positions = (int32_t *)xmalloc(N * 4); b.targets = (int32_t *)xmalloc(N * 4); b.weights = (float *)xmalloc(N * 4);
-    float *coef = (float *)xmalloc(N * 4), *logp = (float *)model_host_alloc(N * 4);
+    int32_t *tokens = (int32_t *)xmalloc(micro * N * 4), *positions = (int32_t *)xmalloc(micro * N * 4), *all_targets = (int32_t *)xmalloc(micro * N * 4);   // of a whole step
+    float *weights = (float *)xmalloc(micro * N * 4), *all_coef = (float *)xmalloc(micro * N * 4), *coef = NULL, *logp = (float *)model_host_alloc(N * 4);
+    auto take = [&](int64_t i) { b.tokens = tokens + i * N; b.positions = positions + i * N; b.targets = all_targets + i * N; b.weights = weights + i * N; coef = all_coef + i * N; };
     double pairs = 0, targets = 0;
     int64_t next_row = 0, batches = 0;
-    auto fill = [&]() {
+    auto fill = [&](int64_t which) {
+        take(which);
         for (int64_t i = 0; i < N; i++) {
             int64_t at = (next_row + i / T) % file_rows * T + i % T;
             b.tokens[i] = file ? file_tokens[at] : (int32_t)(random_bits(3, (uint64_t)(batches * N + i)) % (uint32_t)config.vocab_size);
@@ -86,8 +88,8 @@ int main(int argc, char **argv) {
         }
         next_row += rows; batches++;
     };
-    auto micro_batch = [&]() {
-        fill();
+    auto micro_batch = [&](int64_t which) {
+        take(which);
         model_forward(m, &b);
         model_head(m, &b, coef, logp);
         model_backward(m, &b);
@@ -96,9 +98,10 @@ int main(int argc, char **argv) {
     cudaEvent_t e0, e1, e2;
     CUDA_CHECK(cudaEventCreate(&e0)); CUDA_CHECK(cudaEventCreate(&e1)); CUDA_CHECK(cudaEventCreate(&e2));
     auto step = [&](float *pass_ms, float *update_ms) {
+        for (int64_t i = 0; i < micro; i++) fill(i);   // as training has its rows before their step begins
         model_zero_grad(m);
         CUDA_CHECK(cudaEventRecord(e0, m->stream));
-        for (int64_t i = 0; i < micro; i++) micro_batch();
+        for (int64_t i = 0; i < micro; i++) micro_batch(i);
         CUDA_CHECK(cudaEventRecord(e1, m->stream));
         model_update(m, &opt);
         opt.t = 0;
@@ -150,11 +153,11 @@ int main(int argc, char **argv) {
     Profiler prof;
     if (profile && profiler_open(&prof)) {
         model_zero_grad(m);
-        micro_batch();   // so that the profiled ones add to their gradients, as most do
+        micro_batch(0);   // so that the profiled ones add to their gradients, as most do
         model_wait(m);
         prof.flush(1);
         records.clear();
-        for (int i = 0; i < 2; i++) micro_batch();
+        for (int i = 0; i < 2; i++) micro_batch(i % micro);
         model_wait(m);
         prof.flush(1);
         print_profile(2, ms);
