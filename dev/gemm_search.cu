@@ -3,6 +3,7 @@
 // a pause, as training runs. One line a shape and candidate.
 //
 //     build/dev/gemm_search [tokens]          shapes of Llama-3-8B
+//     build/dev/gemm_search 256 generate      what so many answers ask for at a time: unsplit sums, each launch with other weights, as layer follows layer
 //     build/dev/gemm_search [tokens] energy   what the tuner's fastest candidates cost at the card's power limit: time and joules (NVML's counter) of 0.4 s
 //                                             of each, twice, after 0.15 s to settle
 #include "findap/kernels/matmul.cuh"
@@ -38,24 +39,29 @@ static void describe(const cublasLtMatmulAlgo_t *a, char *text) {
 
 int main(int argc, char **argv) {
     program_name = "gemm_search";
-    const bool by_energy = argc > 2 && strcmp(argv[2], "energy") == 0;
+    const bool by_energy = argc > 2 && strcmp(argv[2], "energy") == 0, generates = argc > 2 && strcmp(argv[2], "generate") == 0;
     const int64_t N = argc > 1 ? atoll(argv[1]) : 8192, C = 4096, F = 14336, W = 6144, V = 128256, big = V * C;
     static Gemm g;
     gemm_create(&g);
     real *a, *b; char *d, *d2; int *differs;
     CUDA_CHECK(cudaMalloc((void **)&a, big * 2)); CUDA_CHECK(cudaMalloc((void **)&b, big * 2)); CUDA_CHECK(cudaMalloc((void **)&d, big * 4)); CUDA_CHECK(cudaMalloc((void **)&d2, big * 4)); CUDA_CHECK(cudaMalloc((void **)&differs, 4));
     gemm_fill_kernel<<<1024, 256>>>(a, big, 1); gemm_fill_kernel<<<1024, 256>>>(b, big, 2);
-    const struct { const char *name; GemmShape s; } shapes[] = {
+    typedef struct { const char *name; GemmShape s; } Product;
+    std::vector<Product> shapes = {
         {"qkv forward", shape_forward(N, C, W, W, false, false)}, {"qkv dinput", shape_dinput(N, C, W, W, false)}, {"qkv dweight +=", shape_dweight(N, C, W, W, true)},
         {"o forward", shape_forward(N, C, C, C, true, false)}, {"o dinput", shape_dinput(N, C, C, C, false)}, {"o dweight +=", shape_dweight(N, C, C, C, true)},
         {"gate_up forward", shape_forward(N, C, 2 * F, 2 * F, false, false)}, {"gate_up dinput", shape_dinput(N, C, 2 * F, 2 * F, false)}, {"gate_up dweight +=", shape_dweight(N, C, 2 * F, 2 * F, true)},
         {"down forward", shape_forward(N, F, C, C, true, false)}, {"down dinput", shape_dinput(N, F, C, C, false)}, {"down dweight +=", shape_dweight(N, F, C, C, true)},
         {"LM head forward", shape_forward(N / 2, C, V, V, false, false)}, {"LM head dinput", shape_dinput(N / 2, C, V, V, false)}, {"LM head dweight +=", shape_dweight(N / 2, C, V, V, true)}};
+    if (generates) shapes = {{"qkv", shape_generate(N, C, W, C, W, false, false, 1)}, {"o", shape_generate(N, C, C, C, C, true, false, 1)}, {"gate_up", shape_generate(N, C, 2 * F, C, 2 * F, false, false, 1)},
+                             {"down", shape_generate(N, F, C, F, C, true, false, 1)}, {"LM head", shape_generate(N, C, V, C, V, false, false, 1)}};
+    int64_t launched = 0;
     cudaEvent_t e0, e1;
     CUDA_CHECK(cudaEventCreate(&e0)); CUDA_CHECK(cudaEventCreate(&e1));
     auto launch = [&](GemmPlan *p, const cublasLtMatmulAlgo_t *algo, void *out) {
         float alpha = 1, beta = p->shape.add ? 1.0f : 0.0f;
-        return cublasLtMatmul(g.handle, p->operation, &alpha, a, p->a, b, p->b, &beta, p->shape.out_fp32 ? out : (void *)b, p->d, out, p->d, algo, g.workspace, g.workspace_bytes, 0) == CUBLAS_STATUS_SUCCESS;
+        const int64_t weights = p->shape.m * p->shape.k, place = generates ? launched++ % (big / weights) * weights : 0;
+        return cublasLtMatmul(g.handle, p->operation, &alpha, a + place, p->a, b, p->b, &beta, p->shape.out_fp32 ? out : (void *)b, p->d, out, p->d, algo, g.workspace, g.workspace_bytes, 0) == CUBLAS_STATUS_SUCCESS;
     };
     Meter meter;
     if (by_energy && !meter_open(&meter)) die("NVML was not found");
@@ -127,7 +133,7 @@ int main(int argc, char **argv) {
             cublasLtMatmulAlgoCapGetAttribute(&algo, CUBLASLT_ALGO_CAP_STAGES_IDS, stages, sizeof stages, &n_stages);
             cublasLtMatmulAlgoCapGetAttribute(&algo, CUBLASLT_ALGO_CAP_CUSTOM_OPTION_MAX, &custom, sizeof custom, NULL);
             n_tiles /= sizeof(int); n_stages /= sizeof(int);
-            if (&shape == shapes) printf("algorithm %d: %zu tiles, %zu stages, %d custom options\n", ids[i], n_tiles, n_stages, custom);
+            if (&shape == &shapes[0]) printf("algorithm %d: %zu tiles, %zu stages, %d custom options\n", ids[i], n_tiles, n_stages, custom);
             for (size_t t = 0; t < n_tiles; t++)
                 for (uint16_t cluster = 0; cluster < 12; cluster++)
                     for (size_t k = 0; k < (n_stages ? n_stages : 1); k++)
@@ -141,21 +147,31 @@ int main(int argc, char **argv) {
                             if (cublasLtMatmulAlgoCheck(g.handle, p->operation, p->a, p->b, p->d, p->d, &x, &r) == CUBLAS_STATUS_SUCCESS && r.workspaceSize <= g.workspace_bytes) all.push_back({x, 0, false});
                         }
         }
-        size_t limit = 600;
+        size_t limit = generates ? 20000 : 600;
         if (all.size() > limit) all.resize(limit);
+        launched = 0;
         launch(p, &all[0].algorithm, d);
         std::vector<Candidate> good;
         for (auto &c : all) {
+            launched = 0;
             if (!launch(p, &c.algorithm, d2)) continue;
+            if (generates) {   // of use only with the bits of every other number of rows
+                int differ = 0;
+                CUDA_CHECK(cudaMemset(differs, 0, 4));
+                gemm_differs_kernel<<<1024, 256>>>((const uint32_t *)d, (const uint32_t *)d2, shape.s.m * shape.s.n / 2, differs);
+                CUDA_CHECK(cudaMemcpy(&differ, differs, 4, cudaMemcpyDeviceToHost));
+                if (differ) continue;
+            }
             CUDA_CHECK(cudaEventRecord(e0)); launch(p, &c.algorithm, d2); CUDA_CHECK(cudaEventRecord(e1)); CUDA_CHECK(cudaEventSynchronize(e1));
             CUDA_CHECK(cudaEventElapsedTime(&c.ms, e0, e1));
             good.push_back(c);
         }
         std::sort(good.begin(), good.end(), [](const Candidate &x, const Candidate &y) { return x.proposed != y.proposed ? x.proposed : x.ms < y.ms; });
-        size_t keep = std::min(good.size(), (size_t)found + 16);
+        size_t keep = std::min(good.size(), (size_t)found + (generates ? 48 : 16));
+        const size_t same_bits = good.size();
         good.resize(keep);
         for (auto &c : good) c.ms = 0;
-        int launches = (int)(4e12 / (2.0 * shape.s.m * shape.s.n * shape.s.k)) + 1;
+        int launches = (int)((generates ? 1e12 : 4e12) / (2.0 * shape.s.m * shape.s.n * shape.s.k)) + 1;
         for (int round = 0; round < 4; round++)
             for (auto &c : good) {
                 float ms;
@@ -164,11 +180,11 @@ int main(int argc, char **argv) {
                 c.ms += ms / launches / 4;
             }
         std::sort(good.begin(), good.end(), [](const Candidate &x, const Candidate &y) { return x.ms < y.ms; });
-        printf("%s: %zu configurations\n", shape.name, all.size());
+        printf("%s: %zu configurations, %zu ran%s\n", shape.name, all.size(), same_bits, generates ? " with the first one's bits" : "");
         int shown = 0, shown_proposed = 0;
         for (auto &c : good) {
             char text[256];
-            if (shown >= 4 && (!c.proposed || shown_proposed)) continue;
+            if (shown >= (generates ? 12 : 4) && (!c.proposed || shown_proposed)) continue;
             describe(&c.algorithm, text);
             printf("  %.3f ms %4.0f TFLOP/s %s %s\n", c.ms, 2e-9 * shape.s.m * shape.s.n * shape.s.k / c.ms, c.proposed ? "proposed" : "searched", text);
             shown++; shown_proposed += c.proposed;

@@ -47,6 +47,7 @@ typedef struct {
     cublasLtHandle_t handle;
     void *workspace;
     size_t workspace_bytes;
+    int64_t tune_weights;   // numbers of `a` that gemm_tune may take in turn, so that weights come from memory and not from the L2; 0: one matrix
     GemmPlan plans[MAX_GEMM_PLANS];
     int num_plans;
 } Gemm;
@@ -199,14 +200,18 @@ __global__ static void gemm_differs_kernel(const uint32_t *a, const uint32_t *b,
 }
 
 // The library proposes at most eight algorithms of the hundreds it has. These tiles, clusters and options of its Hopper kernels, found by
-// trying all (dev/gemm_search.cu), are up to 9 % faster at the shapes of a transformer; what does not fit a shape or a GPU is refused by the library.
+// trying all (dev/gemm_search.cu), are up to 9 % faster at the shapes of a transformer; what does not fit a shape or a GPU is refused by the library. Of a few hundred
+// answers' tokens at a time, whose products have few tiles, others: up to 10 %.
 static inline int gemm_more_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulAlgo_t *out, int room) {
-    static const int tiles[] = {CUBLASLT_MATMUL_TILE_128x128, CUBLASLT_MATMUL_TILE_128x256, CUBLASLT_MATMUL_TILE_256x128, CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_160x128, CUBLASLT_MATMUL_TILE_176x128};
+    static const int large[] = {CUBLASLT_MATMUL_TILE_128x128, CUBLASLT_MATMUL_TILE_128x256, CUBLASLT_MATMUL_TILE_256x128, CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_160x128, CUBLASLT_MATMUL_TILE_176x128};
+    static const int few[] = {CUBLASLT_MATMUL_TILE_64x128, CUBLASLT_MATMUL_TILE_128x64, CUBLASLT_MATMUL_TILE_96x128, CUBLASLT_MATMUL_TILE_112x128, CUBLASLT_MATMUL_TILE_112x256, CUBLASLT_MATMUL_TILE_152x128, CUBLASLT_MATMUL_TILE_224x128};
     static const uint16_t clusters[] = {CUBLASLT_CLUSTER_SHAPE_1x1x1, CUBLASLT_CLUSTER_SHAPE_2x1x1, CUBLASLT_CLUSTER_SHAPE_1x2x1};
     static const int options[] = {0, 1, 2, 3, 4, 7};
     cublasLtMatmulAlgo_t base = p->algorithm;   // keeps the kind and its number of stages
     int n = 0;
-    for (int tile : tiles)
+    const bool thin = p->shape.unsplit;
+    for (int i = 0; i < (thin ? (int)(sizeof few / sizeof *few) : (int)(sizeof large / sizeof *large)); i++) {
+        const int tile = thin ? few[i] : large[i];
         for (uint16_t cluster : clusters)
             for (int option : options) {
                 cublasLtMatmulAlgo_t a = base;
@@ -216,10 +221,11 @@ static inline int gemm_more_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulAlgo_
                     cublasLtMatmulAlgoConfigSetAttribute(&a, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, &option, sizeof option) != CUBLAS_STATUS_SUCCESS) continue;
                 if (cublasLtMatmulAlgoCheck(g->handle, p->operation, p->a, p->b, p->d, p->d, &a, &r) == CUBLAS_STATUS_SUCCESS && r.workspaceSize <= g->workspace_bytes) out[n++] = a;
             }
+    }
     return n;
 }
 
-// Times the candidates of one shape and keeps the fastest that gives the first one's bits; of thin products, bound by bytes, the library's own only, since
+// Times the candidates of one shape and keeps the fastest that gives the first one's bits; of the thinnest products, bound by bytes, the library's own only, since
 // the tiles above are not for them. a, b, c, d, d2: scratch that holds random numbers and is large enough. Appends one line to `notes`. Waits for
 // the device: only before training.
 //
@@ -234,7 +240,8 @@ static inline void gemm_tune(Gemm *g, const GemmShape *s, real *a, real *b, void
     float burst[GEMM_TRIES], least = INFINITY;
     int found = gemm_candidates(g, p, proposed, GEMM_PROPOSED), best = 0;
     for (int i = 0; i < found; i++) tries[i] = proposed[i].algo;
-    if (!s->inside && !s->unsplit) found += gemm_more_candidates(g, p, tries + found, GEMM_TRIES - found);
+    if (!s->inside && (!s->unsplit || (s->n > 128 && s->n <= 512))) found += gemm_more_candidates(g, p, tries + found, GEMM_TRIES - found);
+    const int64_t matrices = s->m * s->k % 128 == 0 ? g->tune_weights / (s->m * s->k) : 0;   // beginning at multiples of 256 bytes
     int64_t words = s->ldd * s->n * (s->out_fp32 ? 4 : (int64_t)sizeof(real)) / 4;
     cudaEvent_t begin, end;
     CUDA_CHECK(cudaEventCreate(&begin));
@@ -245,7 +252,7 @@ static inline void gemm_tune(Gemm *g, const GemmShape *s, real *a, real *b, void
             float ms;
             if (k > 0) usleep(s->unsplit ? TUNE_PAUSE_US / 10 : TUNE_PAUSE_US);   // unsplit: small, and somebody waits for an answer
             CUDA_CHECK(cudaEventRecord(begin, stream));
-            gemm_launch(g, p, &tries[i], a, b, s->out_fp32 ? d2 : c, d2, c, stream);
+            gemm_launch(g, p, &tries[i], a + (matrices ? (i * 4 + k) % matrices * (s->m * s->k) : 0), b, s->out_fp32 ? d2 : c, d2, c, stream);
             CUDA_CHECK(cudaEventRecord(end, stream));
             CUDA_CHECK(cudaEventSynchronize(end));
             CUDA_CHECK(cudaEventElapsedTime(&ms, begin, end));
