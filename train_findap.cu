@@ -36,7 +36,7 @@
 #include "findap/kernels/adamw.cuh"      // defines: adamw_update, norm_and_clip, StepState, moments_get/put, params_get/put
 #include "findap/kernels/attention.cuh"  // defines: attention_forward, attention_backward, AttentionPlan
 #include "findap/kernels/cross_entropy.cuh"   // defines: cross_entropy, loss_sum
-#include "findap/kernels/decode.cuh"     // defines: PagedCall, rope_store, decode_attention, matvec, matvec_swiglu
+#include "findap/kernels/decode.cuh"     // defines: PagedCall, rope_store, decode_attention, matvec, matvec_swiglu, rows_swiglu
 #include "findap/kernels/embedding.cuh"  // defines: embedding_*, gather_rows, scatter_rows, bias_backward
 #include "findap/kernels/lora.cuh"       // defines: lora_a_*, lora_b_*
 #include "findap/kernels/matmul.cuh"     // defines: Gemm, matmul_*
@@ -76,7 +76,7 @@ typedef struct {
 
 // Calls of a shape that comes again and again, of one token a sequence, are recorded once and then started as a whole
 enum { MAX_GRAPHS = 128 };
-typedef struct { int64_t N, width, splits, seen; bool plain; cudaGraphExec_t exec; } CallGraph;
+typedef struct { int64_t N, width, splits, seen; bool plain, own; cudaGraphExec_t exec; } CallGraph;
 
 struct Model {
     Config config;
@@ -1228,6 +1228,7 @@ static void tune_generation(Model *m) {
     CUDA_CHECK(cudaMalloc((void **)&differs, sizeof(int)));
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(a, inputs, 1);
     gemm_fill_kernel<<<1024, 256, 0, m->stream>>>(b, inputs, 2);
+    m->gemm.tune_weights = inputs;
     for (int64_t rows : {(int64_t)64, (int64_t)128, (int64_t)256, room - room % 256})   // and a call that is full of prompts
         for (const auto &p : products) {
             if (rows == 0 || generate_rows(rows, p.O == c->vocab_size ? m->head_rows : room) != rows || (rows > 256 && p.O == c->vocab_size)) continue;
@@ -1236,6 +1237,7 @@ static void tune_generation(Model *m) {
             GemmShape s = shape_generate(rows, p.K, p.O, p.K, p.ldy, p.residual, p.bias, 1.0f);
             gemm_tune(&m->gemm, &s, a, b, b, d, d2, differs, name, m->notes, sizeof m->notes, m->stream);
         }
+    m->gemm.tune_weights = 0;
     CUDA_CHECK(cudaFree(a)); CUDA_CHECK(cudaFree(b)); CUDA_CHECK(cudaFree(d)); CUDA_CHECK(cudaFree(d2)); CUDA_CHECK(cudaFree(differs));
 }
 
@@ -1287,7 +1289,7 @@ static void upload_call(Model *m, const Call *c) {
     int64_t alone = 0;
     while (alone < tiles && tile[alone + 1] - tile[alone] == 1) alone++;
     const int32_t *at = device + 3 * N + sequences * c->width;
-    m->call = {N, c->width, tiles, alone, longest, device, device + N, device + 2 * N, device + 3 * N, tiles == N ? NULL : at, tile};
+    m->call = {N, c->width, tiles, alone, longest, device, device + N, device + 2 * N, device + 3 * N, tiles == N ? NULL : at, tile, tiles == N && c->own};
     upload_end(&m->call_upload, 4 * N + 1 + sequences * c->width, m->stream);
 }
 
@@ -1308,7 +1310,7 @@ static void layer_generate(Model *m, int64_t l, real *next) {
         added = adapters_generate(m, l, 0, y->qkv, W, y->norm1, NULL, N);
         generate_matmul(m, y->qkv, y->norm1, param(m, "q", l), param(m, "q_bias", l), added, N, room, C, W, W);   // q, k, v in one
     }
-    const bool turns = fused && N == 1 && decode_possible(NH, NKV, HD);   // attention itself turns q and k; not of two rows, of which one may read the page that the other writes
+    const bool turns = m->call.own && decode_possible(NH, NKV, HD);   // attention itself turns q and k
     if (!turns) rope_store(y->qkv, k, v, m->rope_table, &m->call, NH, NKV, HD, s);
     if (decode_possible(NH, NKV, HD)) decode_attention(y->att, y->qkv, k, v, turns ? m->rope_table : NULL, &m->call, m->decode_part, m->decode_part_count, NH, NKV, HD, s);
     else attention_pages_plain(y->att, y->qkv, k, v, &m->call, NH, NKV, HD, s);
@@ -1321,7 +1323,8 @@ static void layer_generate(Model *m, int64_t l, real *next) {
     if (fused || (!added && matvec_possible(N))) {
         const Matvec v = {y->act, fused ? y->x2 : y->norm2, param(m, "gate", l), NULL, NULL, fused ? param(m, "norm2", l) : NULL, 1.0f, (float)c->rms_norm_eps, C, F, (int)N, (int)C, (int)F};
         matvec_swiglu(&v, s);
-    } else {
+    } else if (!added && rows_swiglu_pays(N, C, F)) rows_swiglu(y->act, y->norm2, param(m, "gate", l), N, C, F, s);
+    else {
         generate_matmul(m, y->gate_up, y->norm2, param(m, "gate", l), NULL, added, N, room, C, 2 * F, 2 * F);      // gate, up in one
         swiglu_forward(y->act, y->gate_up, N, F, s);
     }
@@ -1349,10 +1352,10 @@ void model_generate_forward(Model *m, const Call *c) {
     if (m->call.tiles || !graphs_pay(m) || !decode_possible(m->config.num_heads, m->config.num_kv_heads, m->config.head_dim)) { layers_generate(m); return; }
     int i = 0;
     const int64_t splits = decode_splits(m->call.longest);
-    while (i < m->num_graphs && !(m->graphs[i].N == c->N && m->graphs[i].width == c->width && m->graphs[i].splits == splits && m->graphs[i].plain == m->plain)) i++;
+    while (i < m->num_graphs && !(m->graphs[i].N == c->N && m->graphs[i].width == c->width && m->graphs[i].splits == splits && m->graphs[i].plain == m->plain && m->graphs[i].own == m->call.own)) i++;
     if (i == m->num_graphs) {
         if (m->num_graphs == MAX_GRAPHS) { layers_generate(m); return; }
-        m->graphs[m->num_graphs++] = {c->N, c->width, splits, 0, m->plain, NULL};
+        m->graphs[m->num_graphs++] = {c->N, c->width, splits, 0, m->plain, m->call.own, NULL};
     }
     CallGraph *g = &m->graphs[i];
     if (g->seen++ == 0) { layers_generate(m); return; }

@@ -1,7 +1,7 @@
 // decode.cu: the ladder of findap/kernels/decode.cuh: attention over pages, and a few rows times a matrix; and the check of sample.cuh. How to call it: dev/ladder.cuh.
 // Bytes that must move: of attention the keys and values of every row, 4 HD a token and key/value head; of a product the matrix.
 #include "ladder.cuh"                      // defines: Array, ladder_*, expect*
-#include "../findap/kernels/decode.cuh"    // defines: rope_store, decode_attention, matvec, matvec_swiglu
+#include "../findap/kernels/decode.cuh"    // defines: rope_store, decode_attention, matvec, matvec_swiglu, rows_swiglu
 #include "../findap/kernels/matmul.cuh"    // defines: Gemm, gemm_run, shape_generate, matmul_forward
 #include "../findap/kernels/rmsnorm.cuh"   // defines: rmsnorm_forward
 #include "../findap/kernels/sample.cuh"    // defines: sample_tokens, sample_settings
@@ -267,6 +267,30 @@ static void check_swiglu(int64_t N, int64_t K, int64_t F) {
     expect(same_bits(y.get(), z.get()) && same_bits(p.get(), q.get()) && z.fences_stand() && q.fences_stand(), "with the norm in it other bits than in several kernels", shape);
 }
 
+// many rows: the bits of the library's unsplit product and swiglu_forward; `launches` of it, behind a kernel that it may overtake
+static void check_rows_swiglu(Gemm *g, int64_t N, int64_t K, int64_t F, int launches) {
+    if (!rows_swiglu_possible(N, K, F)) return;
+    char shape[160];
+    snprintf(shape, sizeof shape, "rows_swiglu N %lld K %lld F %lld", (long long)N, (long long)K, (long long)F);
+    Array<real> x(N * K, 1, 1.0f), w(2 * F * K, 2, 0.05f), gate_up(N * 2 * F), y(N * F), z(N * F), weight(K, 3, 1.0f), normed(N * K);
+    Array<float> rstd(N);
+    Array<int32_t> differences(std::vector<int32_t>(1, 0));
+    rmsnorm_forward(normed.at, rstd.at, x.at, weight.at, N, K, 1e-5f, 0);
+    gemm_run(g, shape_generate(N, K, 2 * F, K, 2 * F, false, false, 1.0f), w.at, normed.at, NULL, gate_up.at, NULL, 0);
+    swiglu_forward(y.at, gate_up.at, N, F, 0);
+    for (int i = 0; i < launches; i++) {
+        CUDA_CHECK(cudaMemsetAsync(normed.at, 0xff, (size_t)(N * K) * sizeof(real), 0));
+        CUDA_CHECK(cudaMemsetAsync(z.at, 0xff, (size_t)(N * F) * sizeof(real), 0));
+        rmsnorm_forward(normed.at, rstd.at, x.at, weight.at, N, K, 1e-5f, 0);
+        rows_swiglu(z.at, normed.at, w.at, N, K, F, 0);
+        count_differences<<<256, 256>>>(differences.at, y.at, z.at, N * F);
+    }
+    CUDA_CHECK(cudaDeviceSynchronize());
+    char text[96];
+    snprintf(text, sizeof text, "%d numbers have other bits than in two kernels, in %d launches", differences.get()[0], launches);
+    expect(differences.get()[0] == 0 && z.fences_stand() && normed.fences_stand(), text, shape);
+}
+
 // the next tokens are sample.h's, for one setting, rows of logits of which some are equal
 static void check_sample(int64_t n, int64_t V, Sampling sampling) {
     char shape[200];
@@ -371,6 +395,18 @@ static void bench_matvec(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t
     if (ladder_wants(l, 4) && N == 1) ladder_rung(l, 4, "matvec_sm90.cuh: one row, w by TMA, the chain by wgmma", bytes, 0, [&](int s) { matvec_of(y.at, O, x.at, w.at + s * O * K, NULL, NULL, 1.0f, N, K, O); });
 }
 
+static void bench_rows_swiglu(const Ladder *l, Gemm *g, int64_t N, int64_t K, int64_t F) {
+    Array<real> x(N * K, 1, 1.0f), w(SETS * 2 * F * K, 2, 0.05f), gate_up(N * 2 * F), y(N * F);
+    char title[96];
+    snprintf(title, sizeof title, "SwiGLU of %lld rows times 2 x %lld x %lld", (long long)N, (long long)F, (long long)K);
+    ladder_title(title);
+    const double bytes = 4.0 * (double)(K * F);
+    if (ladder_wants(l, 2)) ladder_rung(l, 2, "cuBLASLt's first choice, and a kernel for SwiGLU", bytes, 0, [&](int s) {
+        gemm_run(g, shape_generate(N, K, 2 * F, K, 2 * F, false, false, 1.0f), w.at + s * 2 * F * K, x.at, NULL, gate_up.at, NULL, 0);
+        swiglu_forward(y.at, gate_up.at, N, F, 0); });
+    if (ladder_wants(l, 3) && rows_swiglu_possible(N, K, F)) ladder_rung(l, 3, "matmul_rows_sm90.cuh: clusters of four, x and weights shared by multicast", bytes, 0, [&](int s) { rows_swiglu(y.at, x.at, w.at + s * 2 * F * K, N, K, F, 0); });
+}
+
 int main(int argc, char **argv) {
     program_name = "decode";
     static Gemm g;
@@ -408,6 +444,9 @@ int main(int argc, char **argv) {
             check_tiles(32, 8, HD, {{1900, 1}, {30, 1}, {0, 1300}, {700, 50}, {5, 7}}, 3000);
         }
         for (int64_t N : {1, 2, 3, 8}) for (int64_t K : {64, 104, 2048, 3584, 4096, 8192}) for (int64_t F : {8, 40, 1000, 2048, 9000}) check_swiglu(N, K, F);
+        for (int64_t N : {129, 192, 200, 255, 256}) for (int64_t K : {64, 192, 320, 384, 4096}) for (int64_t F : {8, 240, 7176, 9000, 14336}) check_rows_swiglu(&g, N, K, F, 3);
+        check_rows_swiglu(&g, 256, 4096, 14336, 2000);
+        check_rows_swiglu(&g, 256, 128, 7280, 2000);
         for (int64_t V : {40, 1000, 32003})
             for (double temperature : {0.0, 0.7, 1.0, 3.0}) for (double penalty : {1.0, 1.3}) {
                 check_sample(40, V, {temperature, 0, 1, 0, penalty}); check_sample(40, V, {temperature, 5, 1, 0, penalty}); check_sample(40, V, {temperature, 0, 0.8, 0, penalty});
@@ -426,6 +465,7 @@ int main(int argc, char **argv) {
     bench_attention(&l, 1, 8192);
     bench_prompt(&l, 778, 778);
     bench_prompt(&l, 2048, 3500);
+    bench_rows_swiglu(&l, &g, 256, 4096, 14336);
     for (int64_t N : {1, 8}) {
         bench_matvec(&l, &g, N, 4096, 6144);
         bench_matvec(&l, &g, N, 4096, 4096);

@@ -19,34 +19,6 @@
 #include "../findap/kernels/sm90.cuh"     // defines: TMA, mbarrier and wgmma wrappers
 #include "../findap/kernels/swiglu.cuh"   // defines: sigmoid
 
-// ---- clusters: blocks that run side by side and reach each other's shared memory; an address of this block's has a counterpart in every other
-DEVICE uint32_t cluster_rank() {
-    uint32_t r;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-DEVICE uint32_t counterpart(uint32_t address, uint32_t rank) {
-    uint32_t r;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
-    return r;
-}
-// arrivals at a barrier of counterpart(). To say that something was read, the first is enough; what was written needs the second, which waits for all of
-// this thread's memory traffic: in a loop over tiles that costs a third of the speed
-DEVICE void cluster_arrive(uint32_t b) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
-DEVICE void cluster_publish(uint32_t b) { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
-DEVICE void cluster_store(uint32_t a, int x) { asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(a), "r"(x) : "memory"); }
-DEVICE void cluster_wait(uint64_t *b, uint32_t parity) {   // also for what another block has written
-    asm volatile("{\n.reg .pred done;\nWAIT_%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@done bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}"
-                 ::"r"(smem_u32(b)), "r"(parity) : "memory");
-}
-
-// the same tile for each block of the cluster whose bit is set, at the same place, reported to the barrier at the same place
-DEVICE void tma_load_shared(void *to, const CUtensorMap *m, uint64_t *bar, int y, int z, int w, uint16_t blocks) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;"
-                 ::"r"(smem_u32(to)), "l"((uint64_t)m), "r"(smem_u32(bar)), "r"(0), "r"(y), "r"(z), "r"(w), "h"(blocks) : "memory");
-}
-
 // ---- wgmma of 256 columns
 #define WGMMA_F128(d) WGMMA_F32(d, 0), WGMMA_F32(d, 32), WGMMA_F32(d, 64), WGMMA_F32(d, 96)
 #define WGMMA_LIST_128 WGMMA_LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"

@@ -312,6 +312,8 @@ FN void engine_call(Engine *e) {
         }
     while (e->num_waiting && e->num_running < e->batch && c->N < e->room && engine_admit(e)) engine_place(e, e->num_running - 1);
     CHECK(c->N > 0);
+    c->own = true;
+    for (int64_t n = 0; n < c->N; n++) c->own = c->own && e->pages[engine_table(e, c->sequence[n])[c->positions[n] / PAGE_TOKENS]].refs == 1;
     model_generate_forward(e->model, c);
     e->computed_tokens += c->N;
     for (int64_t i = 0; i < c->N; i++) scored += e->weights[i] != 0.0f;

@@ -174,6 +174,7 @@ typedef struct {
     int32_t *positions;   // (N) below T, rising by one in a sequence; what comes before the first must be in its pages
     int32_t *sequence;    // (N) whose token: its row of pages
     int32_t *pages;       // (sequences, width) the page with positions [i*PAGE_TOKENS, (i+1)*PAGE_TOKENS) of each
+    bool own;             // no page that a token's key and value go to is another sequence's too: they may be written while others read theirs. False is always right
 } Call;
 int64_t model_pages_bytes(const Config *config, int64_t pages);
 void model_pages(Model *m, int64_t pages);                      // makes room for so many; a model has none at first

@@ -310,6 +310,37 @@ static void prompts_share_pages(void **state) {
     for (int i = 0; i < 12; i++) { free(alone[i]); free(alone_ids[i]); }
 }
 
+// Call.own, by which attention may put keys and values into pages while others read: only where no page that is written is in another sequence's row
+static void pages_that_are_written(void **state) {
+    (void)state;
+    int32_t prompt[60];
+    Model *m = model_of(0, 1, 128);
+    Engine *g = engine_new(m, NULL, 12, 128, 64, 96);
+    const Sampling plain = {1, 0, 1, 0, 1};
+    for (int t = 0; t < 60; t++) prompt[t] = (int32_t)(t * 37 % 101);
+    for (int i = 0; i < 12; i++) ask(g, i, prompt, i % 3 == 2 ? 33 : 20 + 16 * (i % 2), 3 + i % 5, plain, NULL);   // some prompts' whole pages are others' beginnings, written in the same call
+    int own = 0, shared = 0;
+    while (g->num_waiting || g->num_running) {
+        while (g->num_finished > 0) discard(engine_next(g));
+        if (!g->num_waiting && !g->num_running) break;
+        engine_call(g);
+        if (g->num_finished > 0) continue;   // rows have moved up: what was read is not there any more
+        const Call *c = &g->call;
+        bool alone = true;
+        for (int64_t a = 0; a < c->N; a++)
+            for (int64_t b = 0; b < c->N; b++)
+                for (int64_t k = 0; c->sequence[a] != c->sequence[b] && k <= c->positions[b] / PAGE_TOKENS; k++)
+                    alone = alone && engine_table(g, c->sequence[a])[c->positions[a] / PAGE_TOKENS] != engine_table(g, c->sequence[b])[k];
+        assert_true(alone || !c->own);
+        if (c->own) own++; else shared++;
+    }
+    for (Request *r; (r = engine_next(g)) != NULL;) discard(r);
+    assert_true(own > 0 && shared > 0);
+    all_pages_free(g);
+    engine_free(g);
+    model_free(m);
+}
+
 static void answers_end_where_they_should(void **state) {
     (void)state;
     Error e;
@@ -520,7 +551,7 @@ int main(int argc, char **argv) {
     find_build(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_and_log_probs_are_transformers), cmocka_unit_test(scores_are_transformers), cmocka_unit_test(cuts_are_transformers), cmocka_unit_test(draws_have_their_probabilities),
-        cmocka_unit_test(prompts_share_pages), cmocka_unit_test(answers_end_where_they_should), cmocka_unit_test(samples_do_not_depend_on_the_batch), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(bad_input_is_one_line),
+        cmocka_unit_test(prompts_share_pages), cmocka_unit_test(pages_that_are_written), cmocka_unit_test(answers_end_where_they_should), cmocka_unit_test(samples_do_not_depend_on_the_batch), cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(bad_input_is_one_line),
     };
     use_threads(1);
     int failed = cmocka_run_group_tests(tests, open_all, close_all);

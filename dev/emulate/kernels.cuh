@@ -108,7 +108,7 @@ static void swiglu_backward(real *d, real *act, const real *dy, const real *g, i
     if (act) { Floats out(act, N * F, true); cpu_swiglu_forward(out, fg, N, F); }
 }
 // generation: the plain ways only, no graphs
-typedef struct { int64_t N, width, num_tiles, alone, longest; const int32_t *tokens, *positions, *sequence, *pages, *tiles, *host_tiles; } PagedCall;
+typedef struct { int64_t N, width, num_tiles, alone, longest; const int32_t *tokens, *positions, *sequence, *pages, *tiles, *host_tiles; bool own; } PagedCall;
 static int64_t decode_splits(int64_t) { return 1; }
 static int64_t decode_scratch(int64_t, int64_t, int64_t, int64_t) { return 0; }
 static int64_t decode_tile_tokens(int64_t NH, int64_t NKV) { return 16 / (NH / NKV) > 1 ? 16 / (NH / NKV) : 1; }
@@ -119,6 +119,8 @@ static bool matvec_norm_possible(int64_t, int64_t) { return false; }
 typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scale, eps; int64_t ldx, ldy; int N, K, O; } Matvec;
 static void matvec(const Matvec *, cudaStream_t) {}
 static void matvec_swiglu(const Matvec *, cudaStream_t) {}
+static bool rows_swiglu_pays(int64_t, int64_t, int64_t) { return false; }
+static void rows_swiglu(real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
 static real *page_at(const real *pages, const PagedCall *c, int64_t n, int64_t t, int64_t g, int64_t NKV, int64_t HD) {
     return (real *)pages + (((int64_t)c->pages[c->sequence[n] * c->width + t / PAGE_TOKENS] * NKV + g) * PAGE_TOKENS + t % PAGE_TOKENS) * HD;
 }

@@ -27,6 +27,7 @@ typedef struct {
     int64_t N, width, num_tiles, alone, longest;   // alone: so many of the first tiles are single rows; longest: most tokens that a row sees
     const int32_t *tokens, *positions, *sequence, *pages, *tiles;   // tiles NULL: a row a tile
     const int32_t *host_tiles;              // the same on the host
+    bool own;                               // single rows all, and the page that one writes is read by no other: attention may put k and v there itself
 } PagedCall;
 enum { DECODE_GROUPS = 4 /* of 16 rows in a tile: tokens times query heads of a key/value head */, DECODE_ROWS = 16 * DECODE_GROUPS, DECODE_SPLIT = 512 /* tokens of a block */ };
 static inline int64_t decode_splits(int64_t longest) { return longest < 1 ? 1 : ceil_div(longest, DECODE_SPLIT); }
@@ -135,7 +136,10 @@ static inline bool matvec_norm_possible(int64_t, int64_t) { return false; }
 typedef struct { real *y; const real *x, *w, *bias, *residual, *norm; float scale, eps; int64_t ldx, ldy; int N, K, O; } Matvec;
 static inline void matvec(const Matvec *, cudaStream_t) {}
 static inline void matvec_swiglu(const Matvec *, cudaStream_t) {}
+static inline bool rows_swiglu_pays(int64_t, int64_t, int64_t) { return false; }
+static inline void rows_swiglu(real *, const real *, const real *, int64_t, int64_t, int64_t, cudaStream_t) {}
 #else
+#include "matmul_rows_sm90.cuh"   // defines: rows_swiglu_possible, rows_swiglu_pays, rows_swiglu
 #include "matvec_sm90.cuh"     // defines: Matvec, norm_factor, normalised, matvec_one_possible, matvec_one, matvec_one_swiglu
 #include "attention_mma.cuh"   // defines: cp_async16, cp_async_commit, ldsm_x4, ldsm_x4_transposed, mma_bf16, pack_bf16, ex2
 

@@ -1,5 +1,5 @@
-// sm90.cuh: thin wrappers over Hopper's own instructions: the bulk copy engine (TMA), mbarriers, wgmma, register budgets. What the
-// two attention kernels need, and nothing else. Compiles to nothing useful below sm_90a; the kernels that use it guard themselves.
+// sm90.cuh: thin wrappers over Hopper's own instructions: the bulk copy engine (TMA), mbarriers, wgmma, register budgets. What
+// attention, and products of a few rows, need, and nothing else. Compiles to nothing useful below sm_90a; the kernels that use it guard themselves.
 //
 // Words used here and in the kernels:
 // - chunk: a [rows][64] bf16 block, 128 bytes a row, base aligned to 1024 bytes, swizzled: 16-byte unit u of row r lies at
@@ -92,6 +92,34 @@ DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memo
 template <int N> DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
 template <int N> DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory"); }
 
+// ---- clusters: blocks that run side by side and reach each other's shared memory; an address of this block's has a counterpart in every other
+DEVICE uint32_t cluster_rank() {
+    uint32_t r;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DEVICE uint32_t counterpart(uint32_t address, uint32_t rank) {
+    uint32_t r;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
+    return r;
+}
+// arrivals at a barrier of counterpart(). To say that something was read, the first is enough; what was written needs the second, which waits for all of
+// this thread's memory traffic: in a loop over tiles that costs a third of the speed
+DEVICE void cluster_arrive(uint32_t b) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
+DEVICE void cluster_publish(uint32_t b) { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
+DEVICE void cluster_store(uint32_t a, int x) { asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(a), "r"(x) : "memory"); }
+DEVICE void cluster_wait(uint64_t *b, uint32_t parity) {   // also for what another block has written
+    asm volatile("{\n.reg .pred done;\nWAIT_%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@done bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}"
+                 ::"r"(smem_u32(b)), "r"(parity) : "memory");
+}
+
+// the same tile for each block of the cluster whose bit is set, at the same place, reported to the barrier at the same place
+DEVICE void tma_load_shared(void *to, const CUtensorMap *m, uint64_t *bar, int y, int z, int w, uint16_t blocks) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;"
+                 ::"r"(smem_u32(to)), "l"((uint64_t)m), "r"(smem_u32(bar)), "r"(0), "r"(y), "r"(z), "r"(w), "h"(blocks) : "memory");
+}
+
 // ---- ldmatrix, stmatrix: lane l gives the address of row l%8 of 8x8 matrix l/8; register i of lane l is matrix i, row l/4, columns 2(l%4), +1
 DEVICE void ldsm_x4(uint32_t (&r)[4], uint32_t a) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
@@ -136,12 +164,15 @@ DEVICE uint64_t descriptor(uint32_t address, uint32_t leading_bytes) {
 }
 DEVICE uint64_t descriptor_kmajor(uint32_t address) { return descriptor(address, 16); }
 
-// lists of operands for the two widths
+// lists of operands for the widths
 #define WGMMA_F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define WGMMA_F32(d, i) WGMMA_F8(d, i), WGMMA_F8(d, i + 8), WGMMA_F8(d, i + 16), WGMMA_F8(d, i + 24)
 #define WGMMA_F64(d) WGMMA_F32(d, 0), WGMMA_F32(d, 32)
 #define WGMMA_LIST_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define WGMMA_LIST_64 WGMMA_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+
+#define WGMMA_F120(d) WGMMA_F32(d, 0), WGMMA_F32(d, 32), WGMMA_F32(d, 64), WGMMA_F8(d, 96), WGMMA_F8(d, 104), WGMMA_F8(d, 112)
+#define WGMMA_LIST_120 WGMMA_LIST_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119"
 
 // D (64, N) = or += A (64, 16) B (16, N); add 0: =. TA, TB 1: that operand is MN-major. N is twice the length of d. _ss: both operands
 // in shared memory; _rs: A in registers.
@@ -152,6 +183,10 @@ template <int TA, int TB> DEVICE void mma_ss(float (&d)[32], uint64_t a, uint64_
 template <int TA, int TB> DEVICE void mma_ss(float (&d)[64], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WGMMA_LIST_64 "}, %64, %65, p, 1, 1, %67, %68;\n}"
                  : WGMMA_F64(d) : "l"(a), "l"(b), "r"(add), "n"(TA), "n"(TB));
+}
+template <int TA, int TB> DEVICE void mma_ss(float (&d)[120], uint64_t a, uint64_t b, int add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %122, 0;\nwgmma.mma_async.sync.aligned.m64n240k16.f32.bf16.bf16 {" WGMMA_LIST_120 "}, %120, %121, p, 1, 1, %123, %124;\n}"
+                 : WGMMA_F120(d) : "l"(a), "l"(b), "r"(add), "n"(TA), "n"(TB));
 }
 template <int TB> DEVICE void mma_rs(float (&d)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, int add) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WGMMA_LIST_32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}"
