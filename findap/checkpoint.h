@@ -446,7 +446,7 @@ typedef struct {
     int64_t commits, committed_step;   // how many have been committed; the newest of them
     int64_t bytes;               // of the last save, all ranks
     double begun, blocked;       // when (seconds_now); for how long training stood still
-    double waited;               // and, besides, for the disk to have this one, since the next was due
+    double waited;               // and, besides, until the disk had this one, since the next was due
     double seconds;              // from begun to the commit
     int64_t memory_limit;        // for tests: bytes that the host copy may take, 0: what the machine has, -1: none
     // of this rank
@@ -713,8 +713,8 @@ FN bool checkpoint_poll(CheckpointWriter *w, bool wait, bool *committed, Error *
     Comm *c = model_comm(w->model);
     if (!wait && comm_max_i64(c, !__atomic_load_n(&w->done, __ATOMIC_ACQUIRE), "is the checkpoint written?") != 0) return true;
     double begin = seconds_now();
+    const bool late = wait && w->threaded;   // the next is due, or the run at its end
     if (w->threaded) pthread_join(w->thread, NULL);
-    if (wait && w->threaded) { w->waited = seconds_now() - begin; begin += w->waited; }
     w->threaded = w->pending = false;
     Error why = w->error;
     bool ok = comm_agree(c, w->ok, &why, "the checkpoint's files");
@@ -736,7 +736,7 @@ FN bool checkpoint_poll(CheckpointWriter *w, bool wait, bool *committed, Error *
     if (ok) { w->commits++; w->committed_step = w->step; }
     if (ok && committed) *committed = true;
     if (!ok && e) *e = why;
-    w->blocked += seconds_now() - begin;
+    *(late ? &w->waited : &w->blocked) += seconds_now() - begin;
     w->seconds = seconds_now() - w->begun;
     return ok;
 }
