@@ -4,9 +4,11 @@
 # some steps of dpo, whose rows have branches, by losses, rewards, gradient norms and, tensor by tensor, AdamW's moments. Needs a GPU.
 #
 #   scripts/compare.sh prepare     only what needs none: configurations, data and the CPU's dumps, to be carried to a machine with one
+#   scripts/compare.sh models      of that only configurations, data and small models: what gpu_ranks.sh wants, made in seconds
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=build/compare
+quiet() { "$@" 2>$dir/errors || { echo "compare.sh: error: $1 failed: $(tail -n 1 $dir/errors)" >&2; exit 1; }; }
 models="llama64 llama128 llama16 qwen128 qwen64"
 # MODEL.lora.NAME, settings: every site with and without an adapter, some of a site's projections, every first site of a layer (nothing below it has a gradient)
 adapters() {
@@ -23,8 +25,8 @@ LIST
 if [ ! -e $dir/done ]; then
     rm -rf $dir; mkdir -p $dir/shards
     build/make_demo $dir/demo >/dev/null
-    build/prepare --tokenizer $dir/demo/model --kind cpt --max-len 700 --out $dir/shards/reports $dir/demo/reports.jsonl 2>/dev/null
-    build/prepare --tokenizer $dir/demo/model --kind it --template llama3 --max-len 700 --out $dir/shards/questions $dir/demo/questions.jsonl 2>/dev/null
+    quiet build/prepare --tokenizer $dir/demo/model --kind cpt --max-len 700 --out $dir/shards/reports $dir/demo/reports.jsonl
+    quiet build/prepare --tokenizer $dir/demo/model --kind it --template llama3 --max-len 700 --out $dir/shards/questions $dir/demo/questions.jsonl
     # name architecture layers hidden ffn heads kv_heads head_dim tied rope_scaling
     while read -r name arch layers hidden ffn heads kv hd tied scaling; do
         mkdir -p $dir/$name
@@ -46,20 +48,22 @@ LIST
         s[1] = s[2] = s[3] = ""; size[1] = 1 + rows % 8; size[2] = 1 + rows % 3; size[3] = 1 + rows % 5
         for (k = 1; k <= 3; k++) for (i = 0; i < size[k]; i++) s[k] = s[k] t[n++] " "
         printf "{\"prompt\":\"%s\",\"chosen\":\"%s\",\"rejected\":\"%s\"}\n", s[1], s[2], s[3] } }' >$dir/pairs.jsonl
-    build/prepare --tokenizer $dir/demo/model --kind pref --template llama3 --max-len 1000 --out $dir/shards/pairs $dir/pairs.jsonl 2>/dev/null
+    quiet build/prepare --tokenizer $dir/demo/model --kind pref --template llama3 --max-len 1000 --out $dir/shards/pairs $dir/pairs.jsonl
     touch $dir/done
 fi
 flags="--data $dir/shards/reports $dir/shards/questions --seq-len 777 --step-tokens 3108 --micro-rows 2"
 random="--init random --init-seed 5"
+for m in $models; do   # what adapters are trained beside: weights that are bf16 in both twins
+    [ -e $dir/$m/base/model.safetensors ] || quiet build/train_findap_cpu --model $dir/$m $random $flags --steps 1 --save-dtype bfloat16 --out $dir/$m/base --overwrite
+done
+[ "${1:-}" = models ] && exit 0
 for m in $models; do
-    [ -e $dir/$m.cpu.safetensors ] || build/train_findap_cpu --model $dir/$m $random $flags --dump $dir/$m.cpu.safetensors 2>/dev/null
-    # what adapters are trained beside: weights that are bf16 in both twins
-    [ -e $dir/$m/base/model.safetensors ] || build/train_findap_cpu --model $dir/$m $random $flags --steps 1 --save-dtype bfloat16 --out $dir/$m/base --overwrite 2>/dev/null
+    [ -e $dir/$m.cpu.safetensors ] || quiet build/train_findap_cpu --model $dir/$m $random $flags --dump $dir/$m.cpu.safetensors
 done
 adapters | while read -r name settings; do   # B is zero at first: three steps with a high rate
     base=$dir/${name%%.*}/base
-    [ -e $dir/$name/adapter_config.json ] || build/train_findap_cpu --model $base $flags $settings --lr 1e-2 --steps 3 --out $dir/$name --overwrite 2>/dev/null
-    [ -e $dir/$name.cpu.safetensors ] || build/train_findap_cpu --model $base $flags --adapter $dir/$name --dump $dir/$name.cpu.safetensors 2>/dev/null
+    [ -e $dir/$name/adapter_config.json ] || quiet build/train_findap_cpu --model $base $flags $settings --lr 1e-2 --steps 3 --out $dir/$name --overwrite
+    [ -e $dir/$name.cpu.safetensors ] || quiet build/train_findap_cpu --model $base $flags --adapter $dir/$name --dump $dir/$name.cpu.safetensors
 done
 dpo_flags="--pairs $dir/shards/pairs --seq-len 1000 --micro-rows 2 --step-pairs 6 --steps 3 --lr 2e-4 --beta 0.1 --alpha 0.3 --schedule constant --warmup 0 --dev-pairs 4 --checkpoint-every 0 --quiet --overwrite"
 dpo_models="llama64 llama128 llama16"   # whose attention is another kernel each
@@ -67,7 +71,7 @@ dpo_models="llama64 llama128 llama16"   # whose attention is another kernel each
 # whole steps of bf16 or not at all, by 0.90 and 1.09 of what the first and second update ask for. LoRA: from an adapter that was trained. B = 0 moves by +-lr at first, whatever
 # a gradient's size, so that the 0.6 % of signs that 2 % of noise turn are 16 % of noise in B, and so in A's gradient.
 for m in $dpo_models; do
-    [ -e $dir/$m/exact/model.safetensors ] || build/train_findap_cpu --model $dir/$m $random $flags --steps 1 --save-dtype float32 --out $dir/$m/exact --overwrite 2>/dev/null
+    [ -e $dir/$m/exact/model.safetensors ] || quiet build/train_findap_cpu --model $dir/$m $random $flags --steps 1 --save-dtype float32 --out $dir/$m/exact --overwrite
 done
 dpo() {   # program, directory, flags: all of dpo's runs
     local program=$1 out=$2 model; shift 2

@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 [ "$(id -u)" = 0 ] && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-bash scripts/compare.sh prepare || exit 1
+bash scripts/compare.sh models || exit 1
 gpus=${1:-$(nvidia-smi -L | wc -l)}
 [ "$gpus" -ge 2 ] || { echo "gpu-ranks: there is one GPU here, two are needed"; exit 1; }
 dir=build/gpu_ranks
