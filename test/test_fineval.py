@@ -427,6 +427,11 @@ class Real(Case):
             self.assertEqual((status, err), (0, ""), name)
             there.append(name)
         self.assertTrue(there, f"FINDAP_DATA={DATA} holds none of the sets")
+        if len(there) == len(REAL):
+            status, out, err = self.run_it("convert", "all", "--source", DATA, "--out", self.dir / "all")
+            self.assertEqual((status, err), (0, ""))
+            for path in (self.dir / "out").rglob("*.jsonl"):
+                self.assertEqual(path.read_bytes(), (self.dir / "all" / path.relative_to(self.dir / "out")).read_bytes(), path)
         for name in there:
             expected = REAL[name]
             test, train = self.rows(name), self.rows(f"{name}_train")
