@@ -4,7 +4,7 @@
 #   train         one GPU: the training step, all weights and packed real documents
 #   generate      one GPU: batch 1, 256 at a context of 1,024, the judge's shape (778 in, 128 out)
 #   ranks         all GPUs: steps of 16,384 tokens a GPU, two micro-batches each, and where their time goes (dev/trace.py)
-#   checkpoint    one GPU: how long training stands still for the 64 GB of a checkpoint; wants 150 GB of memory or disk under SCRATCH
+#   checkpoint    one GPU: how long training stands still for the 64 GB of a checkpoint; wants 160 GB under SCRATCH, and 64 GB of memory for the copy
 #
 # RIVALS=DIR: the same work by PyTorch in between, by DIR/train_1gpu.py (argument train) and DIR/lora_dpo_generate.py (gen).
 # Data for packed documents, ranks and checkpoint: scripts/packed.sh makes them. SCRATCH: where an 8B model, 16 GB, and what is written goes (/dev/shm); the model stays there for the next time.

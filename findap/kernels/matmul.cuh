@@ -209,19 +209,17 @@ static inline int gemm_more_candidates(Gemm *g, GemmPlan *p, cublasLtMatmulAlgo_
     static const int options[] = {0, 1, 2, 3, 4, 7};
     cublasLtMatmulAlgo_t base = p->algorithm;   // keeps the kind and its number of stages
     int n = 0;
-    const bool thin = p->shape.unsplit;
-    for (int i = 0; i < (thin ? (int)(sizeof few / sizeof *few) : (int)(sizeof large / sizeof *large)); i++) {
-        const int tile = thin ? few[i] : large[i];
+    const int *tiles = p->shape.unsplit ? few : large, num_tiles = (int)(p->shape.unsplit ? sizeof few / sizeof *few : sizeof large / sizeof *large);
+    for (int i = 0; i < num_tiles; i++)
         for (uint16_t cluster : clusters)
             for (int option : options) {
                 cublasLtMatmulAlgo_t a = base;
                 cublasLtMatmulHeuristicResult_t r;
-                if (n == room || cublasLtMatmulAlgoConfigSetAttribute(&a, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile, sizeof tile) != CUBLAS_STATUS_SUCCESS ||
+                if (n == room || cublasLtMatmulAlgoConfigSetAttribute(&a, CUBLASLT_ALGO_CONFIG_TILE_ID, &tiles[i], sizeof *tiles) != CUBLAS_STATUS_SUCCESS ||
                     cublasLtMatmulAlgoConfigSetAttribute(&a, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, &cluster, sizeof cluster) != CUBLAS_STATUS_SUCCESS ||
                     cublasLtMatmulAlgoConfigSetAttribute(&a, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, &option, sizeof option) != CUBLAS_STATUS_SUCCESS) continue;
                 if (cublasLtMatmulAlgoCheck(g->handle, p->operation, p->a, p->b, p->d, p->d, &a, &r) == CUBLAS_STATUS_SUCCESS && r.workspaceSize <= g->workspace_bytes) out[n++] = a;
             }
-    }
     return n;
 }
 

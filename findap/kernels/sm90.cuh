@@ -104,15 +104,8 @@ DEVICE uint32_t counterpart(uint32_t address, uint32_t rank) {
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
     return r;
 }
-// arrivals at a barrier of counterpart(). To say that something was read, the first is enough; what was written needs the second, which waits for all of
-// this thread's memory traffic: in a loop over tiles that costs a third of the speed
+// arrival at a barrier of counterpart(), enough to say that something was read
 DEVICE void cluster_arrive(uint32_t b) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
-DEVICE void cluster_publish(uint32_t b) { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory"); }
-DEVICE void cluster_store(uint32_t a, int x) { asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(a), "r"(x) : "memory"); }
-DEVICE void cluster_wait(uint64_t *b, uint32_t parity) {   // also for what another block has written
-    asm volatile("{\n.reg .pred done;\nWAIT_%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@done bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}"
-                 ::"r"(smem_u32(b)), "r"(parity) : "memory");
-}
 
 // the same tile for each block of the cluster whose bit is set, at the same place, reported to the barrier at the same place
 DEVICE void tma_load_shared(void *to, const CUtensorMap *m, uint64_t *bar, int y, int z, int w, uint16_t blocks) {
