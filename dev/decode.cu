@@ -87,7 +87,11 @@ static void attend(const Problem &p, real *out) {
     const PagedCall c = p.call(0, p.N, p.longest);
     decode_attention(out, p.query->at, p.keys->at, p.values->at, NULL, &c, p.part->at, p.scratch, p.NH, p.NKV, p.HD, 0);
 }
-static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length) {
+__global__ static void count_differences(int32_t *count, const real *a, const real *b, int64_t n) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        if (__bfloat16_as_ushort(a[i]) != __bfloat16_as_ushort(b[i])) atomicAdd(count, 1);
+}
+static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vector<int32_t> &length, int launches = 0) {
     char shape[160];
     snprintf(shape, sizeof shape, "attention of %lld rows, %lld/%lld heads of %lld, the last %d tokens long", (long long)length.size(), (long long)NH, (long long)NKV, (long long)HD, length.back());
     const Problem p = problem(NH, NKV, HD, length, true);
@@ -100,6 +104,11 @@ static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vect
     expect(d.norm <= 3e-3 && d.worst <= 3e-2 && out.fences_stand() && p.part->fences_stand(), text, shape);
     attend(p, again.at);
     expect(same_bits(out.get(), again.get()), "other bits the second time", shape);
+    decode_without_tma = true;
+    attend(p, again.at);
+    CUDA_CHECK(cudaDeviceSynchronize());
+    decode_without_tma = false;
+    expect(same_bits(out.get(), again.get()), "other bits without TMA", shape);
     // each row alone: the same bits
     bool same = true;
     const std::vector<real> all = out.get();
@@ -129,13 +138,20 @@ static void check_attention(int64_t NH, int64_t NKV, int64_t HD, const std::vect
     CUDA_CHECK(cudaDeviceSynchronize());
     expect(same_bits(fresh.get(), again.get()) && fresh.fences_stand(), "with RoPE in it other bits than behind rope_store", shape);
     expect(same_bits(keys_fresh, p.keys->get()) && same_bits(values_fresh, p.values->get()), "with RoPE in it other pages than by rope_store", shape);
+    if (launches) {   // what does not depend on time has the same bits each time; one launch begins before the one before has ended
+        Array<int32_t> differ(1);
+        CUDA_CHECK(cudaMemset(differ.at, 0, sizeof(int32_t)));
+        for (int k = 0; k < launches; k++) {
+            decode_without_tma = k % 8 == 7;
+            decode_attention(again.at, p.query->at, p.keys->at, p.values->at, turn.at, &c, p.part->at, p.scratch, NH, NKV, HD, 0);
+            count_differences<<<64, 256>>>(differ.at, fresh.at, again.at, p.N * NH * HD);
+        }
+        decode_without_tma = false;
+        expect(differ.get()[0] == 0, "other bits in one of many launches", shape);
+    }
 }
 
 // Rows of prompts, side by side in tiles: each has the bits that it has alone. pieces: (first position, tokens) of each sequence
-__global__ static void count_differences(int32_t *count, const real *a, const real *b, int64_t n) {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        if (__bfloat16_as_ushort(a[i]) != __bfloat16_as_ushort(b[i])) atomicAdd(count, 1);
-}
 static void check_tiles(int64_t NH, int64_t NKV, int64_t HD, const std::vector<std::pair<int, int>> &pieces, int launches = 0) {
     char shape[160];
     snprintf(shape, sizeof shape, "prompts of %lld sequences, %lld/%lld heads of %lld", (long long)pieces.size(), (long long)NH, (long long)NKV, (long long)HD);
@@ -361,7 +377,20 @@ static void bench_attention(const Ladder *l, int64_t N, int64_t T) {
     const double bytes = 4.0 * 128 * 8 * (double)(N * T);
     if (ladder_wants(l, 1)) ladder_rung(l, 1, "a block a head, a token at a time", bytes, 0, [&](int) {
         plain_attention_kernel<<<dim3(32, (unsigned)N), 128>>>(out.at, p.query->at, p.keys->at, p.values->at, p.table->at, p.positions->at, p.W, p.max_pages, 32, 8, 128); });
-    if (ladder_wants(l, 2)) ladder_rung(l, 2, "decode.cuh: a group of heads together, pages by cp.async, products by mma.sync", bytes, 0, [&](int) { attend(p, out.at); });
+    if (ladder_wants(l, 2)) {   // which is the kernel for prompts, 4 of its 64 rows there
+        std::vector<int32_t> tiles((size_t)N + 1);
+        for (size_t n = 0; n < tiles.size(); n++) tiles[n] = (int32_t)n;
+        Array<int32_t> tile(tiles);
+        const int64_t scratch = decode_scratch(std::max(N, decode_tile_tokens(32, 8)), 32, 128, T);   // a tile's at least
+        Array<float> part(std::max<int64_t>(1, scratch));
+        const PagedCall c = {N, p.max_pages, N, 0, T, NULL, p.positions->at, p.sequence->at, p.table->at, tile.at, tiles.data()};
+        ladder_rung(l, 2, "decode.cuh: heads as first operand of mma.sync, pages by cp.async, a second kernel joins splits", bytes, 0, [&](int) {
+            decode_attention(out.at, p.query->at, p.keys->at, p.values->at, NULL, &c, part.at, scratch, 32, 8, 128, 0); });
+    }
+    decode_without_tma = true;
+    if (ladder_wants(l, 3)) ladder_rung(l, 3, "decode_single.cuh: heads as second operand, joined by the last block", bytes, 0, [&](int) { attend(p, out.at); });
+    decode_without_tma = false;
+    if (ladder_wants(l, 4)) ladder_rung(l, 4, "decode_single.cuh: pages by TMA", bytes, 0, [&](int) { attend(p, out.at); });
 }
 // the last N tokens of a prompt of T
 static void bench_prompt(const Ladder *l, int64_t N, int64_t T) {
@@ -435,6 +464,10 @@ int main(int argc, char **argv) {
             check_attention(2, 1, HD, {1});
         }
         check_attention(32, 8, 128, {2000, 1, 1024});
+        std::vector<int32_t> many;
+        for (int n = 0; n < 48; n++) many.push_back(1 + (int32_t)(random_bits(3, (uint64_t)n) % 1100));
+        check_attention(32, 8, 128, many, 3000);
+        check_attention(14, 2, 64, many, 3000);
         for (int64_t N : {1, 2, 5, 8}) for (int64_t K : {32, 64, 96, 1024, 1056, 4864}) for (int64_t O : {8, 16, 24, 515}) check_matvec(N, K, O, O == 24 || K == 64, N == 5 || K == 64);
         check_matvec(8, 4096, 4096, false, true);
         for (int64_t K : {128, 896, 4096, 14336, 16384}) for (int64_t O : {8, 24, 2120, 4232, 6144, 9000}) check_matvec(2, K, O, O == 24, K == 896 || O == 6144);   // 16, 32, 48, 64 rows a block

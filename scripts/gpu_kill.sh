@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 [ "$(id -u)" = 0 ] && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 times=${1:-20} steps=${2:-6000} gpus=$(nvidia-smi -L | wc -l) dir=build/gpu_kill
-bash scripts/compare.sh prepare || exit 1
+bash scripts/compare.sh models || exit 1
 rm -rf $dir; mkdir -p $dir
 job() {   # directory under $dir, flags...
     local out=$dir/$1; shift

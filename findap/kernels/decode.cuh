@@ -3,7 +3,7 @@
 //
 // Both are bound by bytes. Attention reads each key and value once, for all query heads of its group: 4 HD bytes a token and key/value head. A product with up to 8 rows
 // reads the matrix once: 2 K O bytes. The tensor cores are used because they are the cheapest way to multiply what has arrived, mostly by zeros.
-// On an H200, of the bandwidth of a copy: 256 rows of 1,024 tokens 100 %; eight rows times Llama-3-8B's gate and up 98 %, LM head 105 % (reads alone are faster than a copy), down 88 %,
+// On an H200, of the bandwidth of a copy: 256 rows of 1,024 tokens 97 % (decode_single.cuh); eight rows times Llama-3-8B's gate and up 98 %, LM head 105 % (reads alone are faster than a copy), down 88 %,
 // qkv 71 %, o 60 %: there beginning and end count (dev/decode.cu). Of a prompt, which is another matter, the pages come from L2, and mma.sync and what happens between the splits count: the
 // last 2,048 tokens of 3,500 take 0.81 ms a layer.
 //
@@ -147,47 +147,92 @@ static inline void rows_swiglu(real *, const real *, const real *, int64_t, int6
 // attention
 
 enum { DECODE_WARPS = 4, DECODE_STAGES = 3 };
-static bool decode_little_shared = false;   // for dev/decode.cu: as on cards whose blocks have 99 KB
+static bool decode_little_shared = false, decode_without_tma = false;   // for dev/decode.cu: as on cards whose blocks have 99 KB; as on cards before Hopper
 
 typedef struct {
     bf16 *out;                 // (N, NH*HD)
     const bf16 *qkv;           // (N, W)
     bf16 *k, *v;
-    const float *turn;         // FRESH: RoPE's table
+    const float *turn;         // single rows: RoPE's table, or NULL
     float *part;               // (rows of this launch, NH, splits, HD + 2): sums, their maximum and their weight; only with more than one split
     int NH, NKV, splits, first_tile, first_row;
     bool apart;                // tiles: shared memory has room for pages and sums; where it has not, sums lie where the pages were
     float scale_log2;
 } Decode;
 
-// One block: a tile, a key/value head, and of a single row DECODE_SPLIT tokens, of a tile of a prompt all it sees, DECODE_SPLIT after DECODE_SPLIT: its sums are the same. A quarter of its warps takes every fourth page, three ahead by cp.async; each quarter keeps its own
+// The four quarters of a block that had every fourth page each, of one row: HD sums, their maximum and their weight, `stride` floats from quarter to quarter. quarters_share puts their
+// shares in the place of the maxima, quarters_sum adds columns d and d + 1 up by them.
+DEVICE void quarters_share(float *first, int stride, int HD, float *high, float *weight) {
+    *high = -INFINITY;
+    *weight = 0;
+    #pragma unroll
+    for (int w = 0; w < DECODE_WARPS; w++) *high = fmaxf(*high, first[w * stride + HD]);
+    #pragma unroll
+    for (int w = 0; w < DECODE_WARPS; w++) {
+        float *one = first + w * stride;
+        const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - *high);   // a quarter without a page of this row's
+        *weight = fmaf(share, one[HD + 1], *weight);
+        one[HD] = share;
+    }
+}
+DEVICE float2 quarters_sum(const float *first, int stride, int HD, int d) {
+    float2 x = {0, 0};
+    #pragma unroll
+    for (int w = 0; w < DECODE_WARPS; w++, first += stride) {
+        const float2 v = *reinterpret_cast<const float2 *>(first + d);
+        x = make_float2(fmaf(first[HD], v.x, x.x), fmaf(first[HD], v.y, x.y));
+    }
+    return x;
+}
+// out (HD) = the splits of a row and head together, by a warp; part (splits, HD + 2). __ldcg: other multiprocessors may have written it since this one looked
+DEVICE void join_splits(bf16 *out, const float *part, int splits, int HD, int lane) {
+    float high = -INFINITY, weight = 0;
+    float2 x[2] = {{0, 0}, {0, 0}};
+    #pragma unroll 4
+    for (int s = 0; s < splits; s++) high = fmaxf(high, __ldcg(part + s * (HD + 2) + HD));
+    #pragma unroll 4
+    for (int s = 0; s < splits; s++) {
+        const float *one = part + s * (HD + 2);
+        const float share = ex2(__ldcg(one + HD) - high);
+        weight = fmaf(share, __ldcg(one + HD + 1), weight);
+        #pragma unroll
+        for (int k = 0; k < 2; k++)
+            if (k * 64 < HD) {
+                const float2 v = __ldcg(reinterpret_cast<const float2 *>(one + k * 64 + lane * 2));
+                x[k] = make_float2(fmaf(share, v.x, x[k].x), fmaf(share, v.y, x[k].y));
+            }
+    }
+    #pragma unroll
+    for (int k = 0; k < 2; k++)
+        if (k * 64 < HD) *reinterpret_cast<uint32_t *>(out + k * 64 + lane * 2) = pack_bf16(x[k].x / weight, x[k].y / weight);
+}
+#include "decode_single.cuh"   // defines: DecodeSingle, DECODE_COUNTERS, decode_single_kernel
+
+// One block: a tile of a prompt, a key/value head, and all the tokens that the tile sees, DECODE_SPLIT after DECODE_SPLIT: its sums are the same as of blocks of a split each. A quarter of its warps takes every fourth page, three ahead by cp.async; each quarter keeps its own
 // maxima and sums; at the end of a split the four are put together. A quarter is a warp for each sixteen of the tile's rows: of a long prompt, a page is read once for all of them. Row r is query head
-// r % G of the tile's token r / G, and row r % 16 of a product's first operand. ALONE: tiles are one token, and the group at most 8 heads: rows from 8 on are not there. FRESH: q, k and v of the tokens are
-// as the product made them, and k and v not in their pages yet. What a row gets hangs on its own tokens only: later ones are masked, which changes no bit.
-template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds__(DECODE_WARPS * 32 * (ALONE ? 1 : DECODE_GROUPS)) decode_attention_kernel(const __grid_constant__ Decode a, const __grid_constant__ PagedCall c) {
-    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES, GROUPS = ALONE ? 1 : DECODE_GROUPS, ROWS = ALONE ? 8 : 16, H = ALONE ? 1 : 2, THREADS = DECODE_WARPS * 32 * GROUPS, BOTH = GROUPS > 1 ? 2 : 1, SUMS = HD + 8 /* a row's sums, maximum and weight: rows 8 banks apart */;
-    static_assert((!FRESH || ALONE) && (!ALONE || DECODE_WARPS * ROWS * SUMS * 4 <= DECODE_WARPS * DECODE_STAGES * STAGE), "one warp puts a new token into its page; the sums fit where the pages were");
+// r % G of the tile's token r / G, and row r % 16 of a product's first operand. What a row gets hangs on its own tokens only: later ones are masked, which changes no bit.
+template <int HD> __global__ static void __launch_bounds__(DECODE_WARPS * 32 * DECODE_GROUPS) decode_attention_kernel(const __grid_constant__ Decode a, const __grid_constant__ PagedCall c) {
+    constexpr int PAGE_BYTES = PAGE_TOKENS * HD * 2, UNITS = HD / 8, STAGE = 2 * PAGE_BYTES, GROUPS = DECODE_GROUPS, ROWS = 16, THREADS = DECODE_WARPS * 32 * GROUPS, BOTH = 2 /* groups that put their sums together at a time */, SUMS = HD + 8 /* a row's sums, maximum and weight: rows 8 banks apart */;
     extern __shared__ __align__(128) uint8_t decode_shared[];
     __shared__ float row_high[32], row_weight[32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % DECODE_WARPS, group = threadIdx.x / 32 / DECODE_WARPS, g = lane >> 2, q4 = lane & 3, G = a.NH / a.NKV;   // warp: the quarter
     const int head = blockIdx.y, tile = a.first_tile + blockIdx.z, W = (a.NH + 2 * a.NKV) * HD;
-    const int row0 = ALONE ? tile : c.tiles[tile], tokens = ALONE ? 1 : c.tiles[tile + 1] - row0, rows = tokens * G;
+    const int row0 = c.tiles[tile], tokens = c.tiles[tile + 1] - row0, rows = tokens * G;
     const int length = c.positions[row0] + tokens;   // positions rise by one
-    int split = ALONE ? blockIdx.x : 0, begin = split * DECODE_SPLIT, end = min(length, begin + DECODE_SPLIT);
+    int split = 0, begin = 0, end = min(length, DECODE_SPLIT);
     let_next_begin();
-    if (!FRESH) wait_for_previous();   // FRESH: all that is read of the pages has been there since the token before
-    if (begin >= length) return;
+    wait_for_previous();
     int first = begin / PAGE_TOKENS + warp, last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
 #ifdef FINDAP_RACECHECK   // which loses its way where named barriers and __syncthreads meet: all quarters go in step there
-    auto quarter_sync = [&]() { if (ALONE) __syncwarp(); else __syncthreads(); };
-    auto rounds_end = [&]() { return ALONE ? last : first + (last - first + warp + DECODE_WARPS - 1) / DECODE_WARPS * DECODE_WARPS; };
+    auto quarter_sync = [&]() { __syncthreads(); };
+    auto rounds_end = [&]() { return first + (last - first + warp + DECODE_WARPS - 1) / DECODE_WARPS * DECODE_WARPS; };
 #else
-    auto quarter_sync = [&]() { if (ALONE) __syncwarp(); else bar_sync(warp + 1, 32 * GROUPS); };
+    auto quarter_sync = [&]() { bar_sync(warp + 1, 32 * GROUPS); };
     auto rounds_end = [&]() { return last; };
 #endif
     const int32_t *table = c.pages + (int64_t)c.sequence[row0] * c.width;
     const uint32_t stages = smem_u32(decode_shared) + warp * DECODE_STAGES * STAGE;
-    float *const all = reinterpret_cast<float *>(decode_shared + (!ALONE && a.apart ? DECODE_WARPS * DECODE_STAGES * STAGE : 0));   // (groups, quarters, ROWS, SUMS)
+    float *const all = reinterpret_cast<float *>(decode_shared + (a.apart ? DECODE_WARPS * DECODE_STAGES * STAGE : 0));   // (groups, quarters, ROWS, SUMS)
 
     auto load = [&](int page, int stage) {
         if (page < last) {
@@ -196,7 +241,7 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
             for (int i = 0; i < PAGE_TOKENS * UNITS / 32 / GROUPS; i++) {
                 const int u = (i * GROUPS + group) * 32 + lane, row = u / UNITS, unit = u % UNITS;
                 const uint32_t to = stages + stage * STAGE + row * HD * 2 + ((unit ^ (row & 7)) << 4);
-                const bool seen = page * PAGE_TOKENS + row < (FRESH ? min(end, length - 1) : end);   // what lies behind the end may be NaN, and 0 times that is too
+                const bool seen = page * PAGE_TOKENS + row < end;   // what lies behind the end may be NaN, and 0 times that is too
                 cp_async16(to, a.k + at + u * 8, seen);
                 cp_async16(to + PAGE_BYTES, a.v + at + u * 8, seen);
             }
@@ -205,69 +250,24 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
     };
     #pragma unroll
     for (int s = 0; s < DECODE_STAGES - 1; s++) load(first + s * DECODE_WARPS, s);
-    // Of a new token: RoPE of its k, which goes with v into the page here and in memory; by the one warp of the card that has them in its last page. Lanes 0 to 15 have k, the others
-    // v, each 8 numbers of either half of the head. The angles are known before the product is.
-    const int fresh_unit = lane % (UNITS / 2), fresh_row = (length - 1) % PAGE_TOKENS;
-    float4 angles[4], fq_angles[HD / 32][2];
-    Pack<bf16> fresh_low, fresh_high;
-    if (FRESH) {
-        const float *turn = a.turn + (int64_t)(length - 1) * HD;
-        #pragma unroll
-        for (int e = 0; e < 4; e++) angles[e] = *reinterpret_cast<const float4 *>(turn + fresh_unit * 16 + e * 4);
-        #pragma unroll
-        for (int i = 0; i < HD / 32; i++)
-            #pragma unroll
-            for (int b = 0; b < 2; b++) fq_angles[i][b] = *reinterpret_cast<const float4 *>(turn + (i * 16 + b * 8 + 2 * q4) * 2);
-        wait_for_previous();
-        const bf16 *from = a.qkv + (int64_t)row0 * W + (a.NH + (lane < 16 ? 0 : a.NKV) + head) * HD;
-        fresh_low = load_pack(from + fresh_unit * 8);
-        fresh_high = load_pack(from + HD / 2 + fresh_unit * 8);
-    }
-    auto put_fresh = [&](uint32_t k, int page) {
-        if (lane % 16 >= UNITS / 2) return;
-        const int64_t at = (((int64_t)table[page] * a.NKV + head) * PAGE_TOKENS + fresh_row) * HD + fresh_unit * 8;
-        if (lane < 16)
-            #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                turn_pair(&fresh_low.at[2 * e], &fresh_high.at[2 * e], angles[e].x, angles[e].y);
-                turn_pair(&fresh_low.at[2 * e + 1], &fresh_high.at[2 * e + 1], angles[e].z, angles[e].w);
-            }
-        const uint32_t to = k + (lane < 16 ? 0 : PAGE_BYTES) + fresh_row * HD * 2;
-        const uint4 p = *reinterpret_cast<const uint4 *>(&fresh_low), q = *reinterpret_cast<const uint4 *>(&fresh_high);
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + ((fresh_unit ^ (fresh_row & 7)) << 4)), "r"(p.x), "r"(p.y), "r"(p.z), "r"(p.w) : "memory");
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to + (((fresh_unit + UNITS / 2) ^ (fresh_row & 7)) << 4)), "r"(q.x), "r"(q.y), "r"(q.z), "r"(q.w) : "memory");
-        store_pack((lane < 16 ? a.k : a.v) + at, fresh_low);
-        store_pack((lane < 16 ? a.k : a.v) + at + HD / 2, fresh_high);
-    };
-
     uint32_t fq[HD / 16][4];
-    int own[H];   // the last position that rows g and g + 8 see
+    int own[2];   // the last position that rows g and g + 8 see
     #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int r = group * 16 + g + 8 * h;
-        const bool there = h < H && r < rows;
+        const bool there = r < rows;
         const bf16 *from = a.qkv + (int64_t)(row0 + (there ? r / G : 0)) * W + (int64_t)(head * G + (there ? r % G : 0)) * HD + 2 * q4;
-        if (h < H) own[h] = there ? length - tokens + r / G : -1;
+        own[h] = there ? length - tokens + r / G : -1;
         #pragma unroll
         for (int i = 0; i < HD / 16; i++) {
             fq[i][h] = there ? *reinterpret_cast<const uint32_t *>(from + i * 16) : 0;
             fq[i][2 + h] = there ? *reinterpret_cast<const uint32_t *>(from + i * 16 + 8) : 0;
         }
     }
-    if (FRESH)   // columns 2 q4, 2 q4 + 1 (and 8 more) of sixteen i, and HD / 2 further: both halves of pairs are here
+    for (;;) {   // a split after the other
+        float o[HD / 8][4], most[2], sum[2][2];   // sum: of this lane's even and odd tokens
         #pragma unroll
-        for (int i = 0; i < HD / 32; i++)
-            #pragma unroll
-            for (int b = 0; b < 2; b++) {
-                const float4 t = fq_angles[i][b];
-                bf16 *x = reinterpret_cast<bf16 *>(&fq[i][2 * b]), *y = reinterpret_cast<bf16 *>(&fq[i + HD / 32][2 * b]);
-                turn_pair(&x[0], &y[0], t.x, t.y);
-                turn_pair(&x[1], &y[1], t.z, t.w);
-            }
-    for (;;) {   // a split; of a tile, one after the other
-        float o[HD / 8][4], most[H], sum[H];
-        #pragma unroll
-        for (int h = 0; h < H; h++) { most[h] = -INFINITY; sum[h] = 0; }
+        for (int h = 0; h < 2; h++) { most[h] = -INFINITY; sum[h][0] = sum[h][1] = 0; }
         #pragma unroll
         for (int i = 0; i < HD / 8 * 4; i++) o[i / 4][i % 4] = 0.0f;
         int stage = 0;
@@ -278,7 +278,6 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
             const uint32_t k = stages + stage * STAGE, v = k + PAGE_BYTES;
             stage = (stage + 1) % DECODE_STAGES;
             if (group * 16 >= rows || page >= last) continue;   // a short tile: the warp only loads
-            if (FRESH && page * PAGE_TOKENS + PAGE_TOKENS >= length) { put_fresh(k, page); __syncwarp(); }
             float s[2][4];
             #pragma unroll
             for (int i = 0; i < 8; i++) s[i / 4][i % 4] = 0.0f;
@@ -291,25 +290,26 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
                 mma_bf16(s[1], fq[i], f[2], f[3]);
             }
             uint32_t fp[4] = {0, 0, 0, 0};
-            float fade[H];
+            float fade[2];
             #pragma unroll
-            for (int h = 0; h < H; h++) {
+            for (int h = 0; h < 2; h++) {
                 float high = most[h];
                 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int t = page * PAGE_TOKENS + (i / 2) * 8 + 2 * q4 + i % 2;
                     float &x = s[i / 2][2 * h + i % 2];
-                    x = t <= own[h] && t < end ? x * a.scale_log2 : -INFINITY;
+                    x = t <= own[h] && t < end ? __fmul_rn(x, a.scale_log2) : -INFINITY;
                     high = fmaxf(high, x);
                 }
                 high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
                 high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
                 const float base = high == -INFINITY ? 0.0f : high;   // a row that has seen nothing yet, or is not there
                 fade[h] = ex2(most[h] - base);
-                float p[4], added = 0;
+                float p[4];
                 #pragma unroll
-                for (int i = 0; i < 4; i++) { p[i] = ex2(s[i / 2][2 * h + i % 2] - base); added += p[i]; }
-                sum[h] = sum[h] * fade[h] + added;   // of this lane's tokens; the quad's are added in the end
+                for (int i = 0; i < 4; i++) p[i] = ex2(s[i / 2][2 * h + i % 2] - base);
+                #pragma unroll
+                for (int e = 0; e < 2; e++) sum[h][e] = fmaf(sum[h][e], fade[h], p[e] + p[2 + e]);   // of this lane's tokens; all are added in the end
                 most[h] = high;
                 fp[h] = pack_bf16(p[0], p[1]);
                 fp[2 + h] = pack_bf16(p[2], p[3]);
@@ -320,7 +320,7 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
                 uint32_t f[4];
                 ldsm_x4_transposed(f, v + row * HD * 2 + (((i * 2 + (lane >> 4)) ^ (row & 7)) << 4));
                 #pragma unroll
-                for (int e = 0; e < 2 * H; e++) { o[2 * i][e] *= fade[e / 2]; o[2 * i + 1][e] *= fade[e / 2]; }
+                for (int e = 0; e < 4; e++) { o[2 * i][e] *= fade[e / 2]; o[2 * i + 1][e] *= fade[e / 2]; }
                 mma_bf16(o[2 * i], fp, f[0], f[1]);
                 mma_bf16(o[2 * i + 1], fp, f[2], f[3]);
             }
@@ -332,89 +332,55 @@ template <int HD, bool ALONE, bool FRESH> __global__ static void __launch_bounds
                 #pragma unroll
                 for (int i = 0; i < DECODE_STAGES - 1; i++) load(first + i * DECODE_WARPS, i);
         };
-        if (ALONE || !a.apart) asm volatile("cp.async.wait_group 0;" ::: "memory");
-        if (!ALONE) {
-            split++;
-            begin += DECODE_SPLIT;
-            end = min(length, begin + DECODE_SPLIT);
-            first = begin / PAGE_TOKENS + warp;
-            last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
-            if (a.apart) { quarter_sync(); load_next(); }
-        }
+        if (!a.apart) asm volatile("cp.async.wait_group 0;" ::: "memory");
+        split++;
+        begin += DECODE_SPLIT;
+        end = min(length, begin + DECODE_SPLIT);
+        first = begin / PAGE_TOKENS + warp;
+        last = (end + PAGE_TOKENS - 1) / PAGE_TOKENS;
+        if (a.apart) { quarter_sync(); load_next(); }
         #pragma unroll
-        for (int h = 0; h < H; h++) {
-            sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
-            sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+        for (int h = 0; h < 2; h++) {
+            sum[h][0] += sum[h][1];
+            sum[h][0] += __shfl_xor_sync(0xffffffffu, sum[h][0], 1);
+            sum[h][0] += __shfl_xor_sync(0xffffffffu, sum[h][0], 2);
         }
         for (int now = 0; now < GROUPS && now * 16 < rows; now += BOTH) {
             __syncthreads();
             if (group / BOTH == now / BOTH)
                 #pragma unroll
-                for (int h = 0; h < H; h++) {
+                for (int h = 0; h < 2; h++) {
                     float *mine = all + ((group % BOTH * DECODE_WARPS + warp) * ROWS + g + 8 * h) * SUMS;
                     #pragma unroll
                     for (int i = 0; i < HD / 8; i++) { mine[i * 8 + 2 * q4] = o[i][2 * h]; mine[i * 8 + 2 * q4 + 1] = o[i][2 * h + 1]; }
-                    if (q4 == 0) { mine[HD] = most[h]; mine[HD + 1] = sum[h]; }
+                    if (q4 == 0) { mine[HD] = most[h]; mine[HD + 1] = sum[h][0]; }
                 }
             __syncthreads();
             const int here = min(rows - now * 16, BOTH * 16);
-            if (threadIdx.x < here) {   // a row's shares of the quarters, in the place of their maxima
-                float *own_sums = all + (threadIdx.x / 16 * DECODE_WARPS * ROWS + threadIdx.x % 16) * SUMS, high = -INFINITY, weight = 0;
-                #pragma unroll
-                for (int w = 0; w < DECODE_WARPS; w++) high = fmaxf(high, own_sums[w * ROWS * SUMS + HD]);
-                #pragma unroll
-                for (int w = 0; w < DECODE_WARPS; w++) {
-                    float *one = own_sums + w * ROWS * SUMS;
-                    const float share = one[HD] == -INFINITY ? 0.0f : ex2(one[HD] - high);   // a quarter without a page of this row's
-                    weight += share * one[HD + 1];
-                    one[HD] = share;
-                }
-                row_high[threadIdx.x] = high;
-                row_weight[threadIdx.x] = weight;
-            }
+            if (threadIdx.x < here) quarters_share(all + (threadIdx.x / 16 * DECODE_WARPS * ROWS + threadIdx.x % 16) * SUMS, ROWS * SUMS, HD, &row_high[threadIdx.x], &row_weight[threadIdx.x]);
             __syncthreads();
             for (int i = threadIdx.x; i < here * (HD / 2); i += THREADS) {   // two numbers at a time
                 const int in = i / (HD / 2), d = i % (HD / 2) * 2, r = now * 16 + in, n = row0 + r / G, query = head * G + r % G;
-                const float *one = all + (in / 16 * DECODE_WARPS * ROWS + in % 16) * SUMS;
-                float x = 0, y = 0;
-                #pragma unroll
-                for (int w = 0; w < DECODE_WARPS; w++, one += ROWS * SUMS) { const float2 v = *reinterpret_cast<const float2 *>(one + d); x += one[HD] * v.x; y += one[HD] * v.y; }
-                if (length - tokens + r / G < DECODE_SPLIT) { if (this_split == 0) *reinterpret_cast<uint32_t *>(a.out + ((int64_t)n * a.NH + query) * HD + d) = pack_bf16(x / row_weight[in], y / row_weight[in]); }   // it sees one split only
+                const float2 x = quarters_sum(all + (in / 16 * DECODE_WARPS * ROWS + in % 16) * SUMS, ROWS * SUMS, HD, d);
+                if (length - tokens + r / G < DECODE_SPLIT) { if (this_split == 0) *reinterpret_cast<uint32_t *>(a.out + ((int64_t)n * a.NH + query) * HD + d) = pack_bf16(x.x / row_weight[in], x.y / row_weight[in]); }   // it sees one split only
                 else {
                     float *part = a.part + (((int64_t)(n - a.first_row) * a.NH + query) * a.splits + this_split) * (HD + 2);
-                    *reinterpret_cast<float2 *>(part + d) = make_float2(x, y);
+                    *reinterpret_cast<float2 *>(part + d) = x;
                     if (d == 0) { part[HD] = row_high[in]; part[HD + 1] = row_weight[in]; }
                 }
             }
         }
-        if (ALONE || begin >= length) return;
+        if (begin >= length) return;
         if (!a.apart) { __syncthreads(); load_next(); }
     }
 }
-// the splits of a row together: a warp a head
+// the splits of a prompt's rows together: a warp a head
 __global__ static void __launch_bounds__(256) decode_join_kernel(const __grid_constant__ Decode a, const int32_t *positions, int HD, int rows) {
     const int i = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, row = i / a.NH, h = i % a.NH, n = a.first_row + row;
     wait_for_previous();
     let_next_begin();
     if (row >= rows || positions[n] < DECODE_SPLIT) return;   // of one split: attention has put it there itself
-    const int splits = positions[n] / DECODE_SPLIT + 1;
-    const float *part = a.part + (int64_t)i * a.splits * (HD + 2);
-    float high = -INFINITY, weight = 0;
-    float2 x[2] = {{0, 0}, {0, 0}};
-    #pragma unroll 4
-    for (int s = 0; s < splits; s++) high = fmaxf(high, part[s * (HD + 2) + HD]);
-    #pragma unroll 4
-    for (int s = 0; s < splits; s++) {
-        const float *one = part + s * (HD + 2);
-        const float share = ex2(one[HD] - high);
-        weight += share * one[HD + 1];
-        #pragma unroll
-        for (int k = 0; k < 2; k++)
-            if (k * 64 < HD) { const float2 v = *reinterpret_cast<const float2 *>(one + k * 64 + lane * 2); x[k].x += share * v.x; x[k].y += share * v.y; }
-    }
-    #pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (k * 64 < HD) *reinterpret_cast<uint32_t *>(a.out + ((int64_t)n * a.NH + h) * HD + k * 64 + lane * 2) = pack_bf16(x[k].x / weight, x[k].y / weight);
+    join_splits(a.out + ((int64_t)n * a.NH + h) * HD, a.part + (int64_t)i * a.splits * (HD + 2), positions[n] / DECODE_SPLIT + 1, HD, lane);
 }
 static inline bool decode_possible(int64_t NH, int64_t NKV, int64_t HD) { return (HD == 64 || HD == 128) && NH / NKV <= 8; }
 
@@ -428,17 +394,17 @@ static inline void decode_attention(bf16 *out, const bf16 *qkv, bf16 *k, bf16 *v
     const int64_t alone = c->tiles ? c->alone : c->num_tiles;
     for (int64_t tile = 0, tiles; tile < c->num_tiles; tile += tiles) {   // single rows, then tiles of prompts
         const bool single = tile < alone;
-        const int64_t tile_part = decode_scratch(single ? 1 : decode_tile_tokens(NH, NKV), NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 65535, rows_fit = 65535 / decode_tile_tokens(NH, NKV);
-        CHECK(fit > 0);
-        tiles = std::min(std::min(fit, rows_fit), (single ? alone : c->num_tiles) - tile);
+        const int64_t tile_part = decode_scratch(single ? 1 : decode_tile_tokens(NH, NKV), NH, HD, c->longest), fit = tile_part ? scratch_count / tile_part : 65535, most = single ? DECODE_COUNTERS / NKV : 65535 / decode_tile_tokens(NH, NKV);
+        CHECK(fit > 0 && most > 0);
+        tiles = std::min(std::min(fit, most), (single ? alone : c->num_tiles) - tile);
         a.first_tile = (int)tile;
         a.first_row = c->tiles ? c->host_tiles[tile] : (int)tile;
-        const int64_t rows = (c->tiles ? c->host_tiles[tile + tiles] : (int)(tile + tiles)) - a.first_row;
-        void (*kernel)(Decode, PagedCall) = HD == 128 ? !single ? decode_attention_kernel<128, false, false> : turn ? decode_attention_kernel<128, true, true> : decode_attention_kernel<128, true, false>
-                                                      : !single ? decode_attention_kernel<64, false, false> : turn ? decode_attention_kernel<64, true, true> : decode_attention_kernel<64, true, false>;
-        const int bytes = single || !a.apart ? pages : pages + sums;
+        if (single) { decode_single(&a, c, HD, tiles, stream); continue; }
+        const int64_t rows = c->host_tiles[tile + tiles] - a.first_row;
+        void (*kernel)(Decode, PagedCall) = HD == 128 ? decode_attention_kernel<128> : decode_attention_kernel<64>;
+        const int bytes = a.apart ? pages + sums : pages;
         CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-        launch_early(kernel, dim3(single ? (unsigned)a.splits : 1, (unsigned)NKV, (unsigned)tiles), DECODE_WARPS * 32 * (single ? 1 : DECODE_GROUPS), bytes, stream, a, *c);
+        launch_early(kernel, dim3(1, (unsigned)NKV, (unsigned)tiles), DECODE_WARPS * 32 * DECODE_GROUPS, bytes, stream, a, *c);
         if (a.splits > 1) launch_early(decode_join_kernel, dim3((unsigned)ceil_div(rows * NH, 8)), 256, 0, stream, a, c->positions, (int)HD, (int)rows);
     }
 }
