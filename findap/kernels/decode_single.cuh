@@ -12,7 +12,7 @@
 #define FINDAP_KERNELS_DECODE_SINGLE_CUH
 
 enum { DECODE_COUNTERS = 1 << 14 };
-__device__ static int decode_ready[DECODE_COUNTERS];   // of a row and key/value head: splits that are done; zero again when the kernel is
+__device__ static int decode_ready[DECODE_COUNTERS];   // of a row and key/value head: splits that are done; zero again when the kernel is. So one stream at a time
 
 typedef struct {
     Decode d;
