@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real data for the measurements on a GPU, made on a CPU: build/packed/shards (FOMC minutes, two books, GSM8K, FinQA, XBRL formulas through the real Llama-3
-# tokenizer, documents of up to 8,192 tokens), build/packed/small (a model for the loss curves of gpu_check.sh), build/packed/mix.safetensors (eight
+# tokenizer, documents of up to 8,192 tokens), build/packed/causal (the texts as one, so that every row is one document), build/packed/small (a model for the loss curves of gpu_check.sh), build/packed/mix.safetensors (eight
 # rows of 8,192 as training packs them, for `build/dev/step llama3-8b --batch`) and it.safetensors (the same of instruction data alone).
 #
 #   FINDAP_DATA=/path/to/unpacked/data scripts/packed.sh
@@ -39,6 +39,8 @@ for i in "${!texts[@]}"; do
 done
 prepare() { build/prepare --tokenizer "$out/model" --max-len 8192 "$@"; }
 prepare --kind cpt --out "$out/shards/text" "${texts[@]}"
+cat "${texts[@]}" >"$out/text/all.txt"
+prepare --kind cpt --out "$out/causal/text" "$out/text/all.txt"
 prepare --kind it --template llama3 --fields prompt=question,completion=answer --out "$out/shards/gsm8k" "$data/gsm8k/train.jsonl"
 prepare --kind it --template llama3 --out "$out/shards/finqa" "$data/finqa/flare_finqa_valid.jsonl"
 prepare --kind it --template llama3 --fields prompt=context,completion=target --out "$out/shards/formula" "$data/xbrl_formula/finlora_formula_train.jsonl"
