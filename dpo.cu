@@ -183,7 +183,7 @@ FN void dpo_pass(Dpo *d, Model *m, int64_t n, bool train) {
     Step *all = &t->steps_held[0];
     pairs_lay(all, &d->pairs, d->which, n, t->options->seq_len);
     t->shared[0].T = all->T;
-    const Step *s = step_share(t->comm, all, &t->shared[0], t->owner);
+    const Step *s = step_share(t->comm, t->config, all, &t->shared[0], t->owner);
     if (!t->logp_held[0]) t->logp_held[0] = (float *)model_host_alloc(t->options->micro_rows * t->options->seq_len * (int64_t)sizeof(float));   // a model has chosen the GPU by now
     memset(d->sums, 0, (size_t)(2 * n) * sizeof *d->sums);
     for (int64_t row = 0; row < s->rows; row += t->options->micro_rows) {

@@ -541,31 +541,35 @@ FN void step_fill(Step *s, Data *d, int stage, int64_t *epoch, int64_t *row) {
 // ---------------------------------------------------------------------------------------------------------------
 // which rank gets which rows
 
-typedef struct { double pairs; int64_t row; } RowWork;
+typedef struct { double flops; int64_t row; } RowWork;
 FN int row_work_compare(const void *a, const void *b) {   // falling, equal work in the order of rows
     const RowWork *x = (const RowWork *)a, *y = (const RowWork *)b;
-    if (x->pairs != y->pairs) return x->pairs > y->pairs ? -1 : 1;
+    if (x->flops != y->flops) return x->flops > y->flops ? -1 : 1;
     return x->row < y->row ? -1 : x->row > y->row;
 }
 // This rank's rows of a step, which every rank has laid out whole: the same rows in the same order whatever the number of ranks. Rows are
-// given out by falling attention work (visible pairs), each to the rank that has least so far, so many to each; and a rank that has fewer gets an
+// given out by falling work, each to the rank that has least so far, so many to each; and a rank that has fewer gets an
 // inert one (documents of one token, no target), so that all ranks run the same number of micro-batches and meet in the same collectives.
+// Work is what differs from row to row, in FLOPs of both passes: of attention (visible pairs), and of the LM head (trained targets), which
+// for Llama-3-8B is a sixth of the difference between a row of instructions and one long document.
 // owner (rows) gets the rank of each row.
-FN const Step *step_share(const Comm *c, const Step *s, Step *mine, int *owner) {
+FN const Step *step_share(const Comm *c, const Config *config, const Step *s, Step *mine, int *owner) {
     if (c->size == 1) return s;
     int64_t rows = s->rows, most = (rows + c->size - 1) / c->size;
     RowWork *work = (RowWork *)xcalloc(rows, sizeof(RowWork));
     double *load = (double *)xcalloc(c->size, sizeof(double));
     int64_t *given = (int64_t *)xcalloc(c->size, sizeof(int64_t));
     for (int64_t r = 0; r < rows; r++) work[r].row = r;
-    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T].pairs += (double)s->positions[i] + 1;
+    // of a pair two products forward and five backward in each layer, of a target one forward and two backward
+    const double pair = 14.0 * (double)(config->num_layers * config->num_heads * config->head_dim), target = 6.0 * (double)config->hidden_size * (double)config->vocab_size;
+    for (int64_t i = 0; i < rows * s->T; i++) work[i / s->T].flops += pair * ((double)s->positions[i] + 1) + (s->weights[i] != 0 ? target : 0);
     qsort(work, (size_t)rows, sizeof *work, row_work_compare);
     for (int64_t k = 0; k < rows; k++) {
         int lightest = -1;
         for (int r = 0; r < c->size; r++) if (given[r] < most && (lightest < 0 || load[r] < load[lightest])) lightest = r;
         owner[work[k].row] = lightest;
         given[lightest]++;
-        load[lightest] += work[k].pairs;
+        load[lightest] += work[k].flops;
     }
     step_clear(mine);
     for (int64_t r = 0; r < rows; r++) if (owner[r] == c->rank) step_copy_row(mine, s, r);

@@ -422,7 +422,7 @@ FN void train_issue(Train *t) {
     Schedule schedule = {r->schedule, r->lr, r->warmup, r->floor, r->decay, s->horizon};
     record->lr = schedule_lr(&schedule, p->stage_step);
     if (step->trained > 0) {   // rows without any target teach nothing; AdamW on a zero gradient would still decay
-        mine = step_share(t->comm, step, &t->shared[q->slot], t->owner);
+        mine = step_share(t->comm, t->config, step, &t->shared[q->slot], t->owner);
         model_zero_grad(t->model);
         train_pass(t, mine, step->trained, t->logp_held[q->slot], NULL);
         // how many updates there were is only known late; the model counts on from where it was told once
@@ -535,7 +535,7 @@ FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
         step_clear(step);
         while (step->rows < most && row < s->dev.num_rows) step_add_row(step, t->data, s->dev_pieces, &s->dev, row++);
         targets += step->trained;
-        const Step *mine = step_share(t->comm, step, &t->shared[0], t->owner);
+        const Step *mine = step_share(t->comm, t->config, step, &t->shared[0], t->owner);
         train_pass(t, mine, 0, t->logp_held[0], NULL);
         model_wait(t->model);
         sum += train_sum(mine, t->logp_held[0], sums, counts);
@@ -665,7 +665,7 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
     Model *m = t->model;
     int64_t epoch = 0, row = 0, V = t->config->vocab_size;
     step_fill(&t->steps_held[0], t->data, 0, &epoch, &row);
-    const Step *all = &t->steps_held[0], *s = step_share(t->comm, all, &t->shared[0], t->owner);
+    const Step *all = &t->steps_held[0], *s = step_share(t->comm, t->config, all, &t->shared[0], t->owner);
     bool first = t->comm->rank == 0;
     if (all->trained == 0) return fail(e, "the first step has no trained target ---> is this the right data?");
     int64_t places = s->rows * s->T, one = 1, shape[3] = {s->rows, s->T, V}, logits_bytes = 0;
