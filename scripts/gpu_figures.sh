@@ -59,13 +59,14 @@ for what in "$@"; do case $what in
         model
         gpus=$(nvidia-smi -L | wc -l) one=
         steps() {   # GPUs, shards...: steps 2 to 4, the first is warm-up; one GPU has no room for fp32 moments
-            local n=$1 moments=fp32 log=$scratch/scaling.log; shift
+            local n=$1 moments=fp32 log=$scratch/scaling.log ms; shift
             [ "$n" -gt 1 ] || moments=bf16
             CUDA_VISIBLE_DEVICES=$(seq -s, 0 $((n - 1))) mpirun --bind-to none -np "$n" build/train_findap --model "$scratch/model" --data "$@" --seq-len 8192 --step-tokens $((gpus * 16384)) --micro-rows 1 --recompute none \
                 --moments $moments --checkpoint-every 0 --steps 4 --lr 1e-5 --out "$scratch/out" --overwrite >"$log" 2>&1 || { failed "train_findap with $n GPUs ($(grep error "$log" | tail -n 1))"; return; }
-            grep '^step' "$log" | grep -o '[0-9.]* ms' | awk -v n="$n" -v one="$one" 'NR > 1 { s = s $1 " "; sum += $1; k++ }
-                END { printf "%d GPUs: %sms a step%s\n", n, s, one == "" || k == 0 ? "" : sprintf(", %.1f %% of %d times one", 100 * one / (n * sum / k), n) }'
-            [ "$n" -gt 1 ] || one=$(grep '^step' "$log" | grep -o '[0-9.]* ms' | awk 'NR > 1 { sum += $1; k++ } END { if (k) print sum / k }')
+            ms=$(grep '^step' "$log" | grep -o '[0-9.]* ms' | sed '1d; s/ ms//' | tr '\n' ' ')
+            [ "$n" -gt 1 ] || one=$ms
+            awk -v n="$n" -v ms="$ms" -v one="$one" 'BEGIN { k = split(ms, a); k = split(one, b) < k ? 0 : k; for (i = 1; i <= k; i++) { all += a[i]; alone += b[i] }
+                printf "%2d GPU(s): %sms a step%s\n", n, ms, n == 1 || k == 0 ? "" : sprintf(", %.1f %% of %d times one", 100 * alone / (n * all), n) }'
         }
         echo "packed documents, steps of $((gpus * 16384)) tokens:"
         for ((n = 1; n <= gpus; n *= 2)); do steps $n $(shards); done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A rank is killed (SIGKILL) at a random moment, 20 times, and the run goes on with --resume: the model at the end must have the bits of a run that nobody
-# disturbed. A small model on all GPUs of this host, a checkpoint every 10 steps; about five minutes on four H200s. Three kills of four come at a random moment
+# disturbed. A small model on all GPUs of this host, a checkpoint every 10 steps; some minutes. Three kills of four come at a random moment
 # after the first step, however long the ranks take to start, the fourth at any.
 #
 #   scripts/gpu_kill.sh [times] [steps]
@@ -21,7 +21,7 @@ RANDOM=${SEED:-1} killed=0
 for ((i = 1; i <= times; i++)); do
     job killed --resume >$dir/$i.log 2>&1 &
     mpi=$!
-    [ $((i % 4)) = 0 ] || for ((wait = 0; wait < 600; wait++)); do grep -q '^step' $dir/$i.log && break; kill -0 $mpi 2>/dev/null || break; sleep 0.1; done
+    [ $((i % 4)) = 0 ] || for ((tenth = 0; tenth < 600; tenth++)); do grep -q '^step' $dir/$i.log && break; kill -0 $mpi 2>/dev/null || break; sleep 0.1; done
     sleep "$((RANDOM % 3)).$((RANDOM % 10))"
     mapfile -t ranks < <(pgrep -f "^build/train_findap .*--out $dir/killed")
     [ ${#ranks[@]} -gt 0 ] && kill -9 "${ranks[RANDOM % ${#ranks[@]}]}" 2>/dev/null && killed=$((killed + 1))

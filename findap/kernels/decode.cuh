@@ -449,7 +449,7 @@ template <int TILES, int WARPS, int STAGES, bool SWIGLU, bool NORM, bool EVEN> _
         cp_async16(to[j % 4] + slot + j / 4 * 2048, EVEN || there ? from[j] : m.w, there);
     };
     auto x_place = [&](int n, int u) { return x_base + n * x_stride + ((u ^ n) << 4); };
-    auto put_x = [&](int n, int u, uint4 v) { asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x_place(n, u)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); };
+    auto put_x = [&](int n, int u, uint4 v) { store_shared(x_place(n, u), v); };
     auto load_x = [&](int chunk) {
         for (int n = 0; n < N; n++)
             #pragma unroll
