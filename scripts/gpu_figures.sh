@@ -29,7 +29,7 @@ rival() { [ -z "${RIVALS:-}" ] || { echo "PyTorch:"; python3 "$RIVALS/$1" "$2" |
 if [ $# -eq 0 ] || [ "$1" = -h ] || [ "$1" = --help ]; then sed -n '2,/^set/p' "$0" | sed '$d; s/^# \{0,1\}//'; [ $# -gt 0 ]; exit; fi
 for what in "$@"; do case $what in train|generate|ranks|scaling|checkpoint) ;; *) stop "there is no '$what'; expected train, generate, ranks, scaling or checkpoint" ;; esac; done
 trap 'rm -rf "$scratch/out" "$scratch"/trace.* "$scratch/scaling.log"' EXIT
-nvidia-smi --query-gpu=name,temperature.gpu,power.limit --format=csv,noheader || stop "no GPU here"
+nvidia-smi --query-gpu=name,temperature.gpu,power.limit --format=csv,noheader 2>/dev/null || stop "no GPU here"
 for what in "$@"; do case $what in
     train)
         need build/dev/step
