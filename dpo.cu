@@ -79,7 +79,7 @@ FN const PresetValue preset_values[] = {{"--beta", 0.1, 1}, {"--alpha", 1, 0}, {
 
 FN int dpo_flags(TrainOptions *o, DpoOptions *d, Flag *flags) {
     static const char *const shared[] = {"--model", "--out", "--seq-len", "--micro-rows", "--steps", "--epochs", "--schedule", "--lr", "--warmup", "--floor", "--decay", "--weight-decay", "--beta1", "--beta2", "--eps",
-        "--grad-clip", "--seed", "--dev-every", "--moments", "--gradients", "--recompute", "--zero", "--shard-ranks", "--watchdog", "--checkpoint-every", "--keep", "--resume", "--overwrite", "--save-dtype", "--dry-run",
+        "--grad-clip", "--seed", "--dev-every", "--moments", "--gradients", "--recompute", "--zero", "--shard-ranks", "--links", "--watchdog", "--checkpoint-every", "--keep", "--resume", "--overwrite", "--save-dtype", "--dry-run",
         "--stop-after-steps", "--log-every", "--quiet", "--lora-rank", "--lora-alpha", "--lora-rslora", "--lora-targets", "--lora-seed", "--adapter", "--merge"};
     Flag all[TRAIN_FLAGS];
     int n = 0, m = train_flags(o, all);

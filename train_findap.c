@@ -729,6 +729,7 @@ bool model_check(const Config *config, const ModelOptions *o, Error *e) {
     if (o->moments && strcmp(o->moments, "fp32") != 0) return fail(e, "--moments is \"%s\", the CPU twin has fp32 only", o->moments);
     if (o->gradients && strcmp(o->gradients, "fp32") != 0) return fail(e, "--gradients is \"%s\", the CPU twin has fp32 only", o->gradients);
     if (o->recompute && strcmp(o->recompute, "none") != 0) return fail(e, "--recompute is \"%s\", the CPU twin keeps all activations: none", o->recompute);
+    if (o->links && strcmp(o->links, "auto") != 0) return fail(e, "--links is \"%s\", the CPU twin's ranks talk by MPI: auto", o->links);
     if (o->lora.rank && (!o->lora.targets || o->lora.targets >> LORA_TARGETS || !(o->lora.alpha > 0))) return fail(e, "LoRA needs a target and an alpha above 0");
     return true;
 }

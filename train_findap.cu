@@ -96,6 +96,7 @@ struct Model {
     void *grads;             // (num_trained)  float or bf16; ZeRO-2: likewise
     int16_t *remainder;      // (num_owned)  fp32 build: NULL
     void *moment1, *moment2; // (num_owned)
+    uint8_t *touched;        // (V)  rows of the embedding's gradient that are not zero here, until it is summed; NULL: not kept: one rank, frozen, or tied to the LM head
     float *shard_sums;       // (num_owned)  ZeRO-2: the gradient's sum over micro-batches and ranks
     real *shard_params;      // (num_owned + num_owned_frozen)  ZeRO-3: the weights
     Lora lora;
@@ -141,7 +142,7 @@ struct Model {
     const int32_t *tokens, *positions, *token_order, *token_first;   // of the last batch, device
     int64_t num_unique;
     Gemm gemm;
-    char notes[8192];        // the GEMM algorithms that were chosen
+    char notes[8192];        // what was chosen: who moves between GPUs, GEMM algorithms
     cudaStream_t stream;
     StepState *results;      // pinned, (MODEL_UPDATES_AHEAD)
     cudaEvent_t began[MODEL_UPDATES_AHEAD], updated[MODEL_UPDATES_AHEAD];
@@ -361,6 +362,7 @@ bool model_check(const Config *c, const ModelOptions *o, Error *e) {
     if (!parse_moments(o->moments, &moments)) return fail(e, "--moments is \"%s\", expected fp32, bf16 or 8bit", o->moments);
     if (o->gradients && strcmp(o->gradients, "fp32") != 0 && strcmp(o->gradients, "bf16") != 0) return fail(e, "--gradients is \"%s\", expected fp32 or bf16", o->gradients);
     if (!parse_recompute(o->recompute, &bits)) return fail(e, "--recompute is \"%s\", expected none, auto, block, or some of swiglu,norm,ffn,qkv", o->recompute);
+    if (o->links && strcmp(o->links, "auto") != 0 && strcmp(o->links, "nccl") != 0 && strcmp(o->links, "copies") != 0) return fail(e, "--links is \"%s\", expected auto, nccl or copies", o->links);
     if (o->comm && o->comm->size > 1 && o->zero >= 2 && o->gradients && strcmp(o->gradients, "bf16") == 0)
         return fail(e, "--gradients bf16 and --zero %d do not go together: from stage 2 on a rank sums only what it owns, in fp32 ---> leave --gradients out", (int)o->zero);
     if (o->lora.rank && (!o->lora.targets || o->lora.targets >> LORA_TARGETS || !(o->lora.alpha > 0))) return fail(e, "LoRA needs a target and an alpha above 0");
@@ -548,7 +550,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
     if (options && options->comm && options->comm->size > 1) model_use_device(options->comm->local_rank);
     CUDA_CHECK(cudaFree(0));   // the first call into CUDA, which says so when there is no GPU
     define_model(m, config, B, T, training, options);
-    links_create(&m->links, training ? m->comm : &m->alone, m->shard, m->replicas);   // what is not trained exchanges nothing
+    links_create(&m->links, training ? m->comm : &m->alone, m->shard, m->replicas, options ? options->links : NULL, m->notes, sizeof m->notes);   // what is not trained exchanges nothing
     CUDA_CHECK(cudaGetDevice(&m->device));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&m->copy_stream, cudaStreamNonBlocking));
@@ -590,6 +592,13 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
         CUDA_CHECK(cudaMalloc(&m->moment2, (size_t)moments / 2));
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)gradients, m->stream));   // the gaps between tensors stay zero
     }
+    if (m->zero >= 1) {
+        const bool rows = !config->tied_embeddings && !m->tensors[0].frozen;
+        if (rows) CUDA_CHECK(cudaMalloc((void **)&m->touched, (size_t)config->vocab_size));
+        void *const arrays[] = {m->grads, m->params, m->touched};
+        const int64_t bytes[] = {gradients, (int64_t)params_bytes, config->vocab_size};
+        links_open(&m->links, arrays, bytes, rows ? 3 : 2);
+    }
     CUDA_CHECK(cudaMalloc((void **)&m->arena, (size_t)activations));
     CUDA_CHECK(cudaMemsetAsync(m->arena, 0, (size_t)activations, m->stream));
     place_activations(m, m->arena);
@@ -618,7 +627,7 @@ void model_free(Model *m) {
     if (!m) return;
     cudaStreamSynchronize(m->stream);
     links_free(&m->links);
-    cudaFree(m->shard_sums); cudaFree(m->shard_params); cudaFree(m->rank_totals);
+    cudaFree(m->touched); cudaFree(m->shard_sums); cudaFree(m->shard_params); cudaFree(m->rank_totals);
     for (int i = 0; i < (m->zero ? m->config.num_layers + 2 : 0); i++) cudaEventDestroy(m->arrived[i]);
     for (int i = 0; i < (m->zero ? 2 : 0); i++) { cudaEventDestroy(m->taken[i]); cudaEventDestroy(m->reduced[i]); }
     if (m->zero) { cudaEventDestroy(m->ready); cudaEventDestroy(m->layers_reduced); }
@@ -736,7 +745,7 @@ void model_put(Model *m, TensorKind kind, int i, int layer, const float *in) {  
 // between the ranks. Two streams: m->stream computes, m->links.stream moves. Each waits for the other by events, never the host.
 //
 // Unit u: 0 the embedding, 1 ... L the layers, L + 1 the last norm and an LM head of its own. Gradients leave in falling order while the backward pass
-// goes on, weights come in rising order while the next forward pass goes on; arrived[u] says that they are there, layers_reduced that all sums but the embedding's are.
+// goes on, weights come in rising order while the next forward pass goes on; arrived[u] says that they are there, layers_reduced that all sums but those of the embedding and the first layer's rest are.
 // Where layers take turns in two places (ZeRO-2's gradients, ZeRO-3's weights), a place is used again when reduced[place], taken[place] say so.
 
 static int64_t layer_of(const Model *m, int64_t unit) { return unit >= 1 && unit <= m->config.num_layers ? unit - 1 : 0; }
@@ -748,31 +757,37 @@ static void stream_waits(cudaStream_t waiting, cudaEvent_t event, cudaStream_t f
 // what is on its way is waited for by everything that comes later on m->stream
 static void links_finish(Model *m) { if (m->zero) stream_waits(m->stream, m->ready, m->links.stream); }
 
-// Sums the gradients of a unit, which are complete on m->stream, over the ranks. Replicas sum what they own once a step, with the last micro-batch,
-// layer by layer under the rest of the backward pass.
-static void reduce_unit(Model *m, int64_t unit, bool last) {
-    if (m->zero == 0 || (m->zero == 1 && !last)) return;
+// Sums the gradients of a unit, which are complete on m->stream, over the ranks; a layer's in two parts, the feed-forward's while attention's are being made, so that
+// little of the first layer's is left to wait for. Replicas sum what they own once a step, with the last micro-batch, under the rest of the backward pass.
+enum { PART_FFN, PART_REST };
+static bool in_part(const Model *m, int i, int64_t unit, int64_t layer, int part) {
+    const char *name = m->tensors[i].name;
+    const bool ffn = strcmp(name, "norm2") == 0 || strcmp(name, "gate") == 0 || strcmp(name, "up") == 0 || strcmp(name, "down") == 0;
+    return unit_of(m, i, layer) == unit && ffn == (part == PART_FFN);
+}
+static void reduce_unit(Model *m, int64_t unit, int part, bool last) {
+    if (m->zero == 0 || (m->zero == 1 && !last) || (part == PART_FFN && m->lora.rank)) return;
     const int64_t L = m->config.num_layers, layer = layer_of(m, unit);
     int64_t begin, end;
     stream_waits(m->links.stream, m->ready, m->stream);
-    links_begin();
-    for (int i = m->first_trained; i < m->num_tensors; i++)
-        if (unit_of(m, i, layer) == unit) links_reduce(&m->links, (char *)m->grads + tensor_offset(m, i, layer, true) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]), (int)grad_size(m));
-    links_end();
+    for (int i = m->first_trained; i < m->num_tensors; i++) {
+        char *g = (char *)m->grads + tensor_offset(m, i, layer, true) * (int64_t)grad_size(m);
+        if (in_part(m, i, unit, layer, part)) links_take(&m->links, g, g + shard_begin(m->shard, tensor_count(&m->tensors[i])) * (int64_t)grad_size(m), tensor_count(&m->tensors[i]));
+    }
+    links_reduce(&m->links, (int)grad_size(m), unit == 0 ? m->touched : NULL, m->config.hidden_size);
     for (int i = m->first_trained; i < m->num_tensors && m->zero >= 2; i++) {
-        if (unit_of(m, i, layer) != unit) continue;
+        if (!in_part(m, i, unit, layer, part)) continue;
         model_owned(m, i, &begin, &end);
         accumulate_fp32((float *)owned_grads(m, i, layer), (const float *)m->grads + tensor_offset(m, i, layer, true) + begin, !m->sums_fresh, end - begin, m->links.stream);
     }
-    if (m->zero >= 2 && unit >= 1 && unit <= L) CUDA_CHECK(cudaEventRecord(m->reduced[layer % m->turns], m->links.stream));   // the place is free; sums of replicas lie elsewhere
+    if (m->zero >= 2 && unit >= 1 && unit <= L && part == PART_REST) CUDA_CHECK(cudaEventRecord(m->reduced[layer % m->turns], m->links.stream));   // the place is free; sums of replicas lie elsewhere
     if (!last) return;
-    links_begin();
     for (int i = m->first_trained; i < m->num_tensors; i++) {
-        if (unit_of(m, i, layer) != unit) continue;
+        if (!in_part(m, i, unit, layer, part)) continue;
         model_owned(m, i, &begin, &end);
-        links_sum(&m->links, owned_grads(m, i, layer), end - begin, (int)grad_size(m));
+        links_take(&m->links, owned_grads(m, i, layer), NULL, end - begin);
     }
-    links_end();
+    links_sum(&m->links, (int)grad_size(m));
 }
 // before a layer's gradients are written: the layer that had the place has been summed
 static void wait_for_place(Model *m, int64_t layer) { if (m->zero >= 2) CUDA_CHECK(cudaStreamWaitEvent(m->stream, m->reduced[layer % m->turns], 0)); }
@@ -781,11 +796,10 @@ static void wait_for_place(Model *m, int64_t layer) { if (m->zero >= 2) CUDA_CHE
 // what they depend on.
 static void gather_unit(Model *m, int64_t unit, int first) {
     const int64_t L = m->config.num_layers, layer = layer_of(m, unit);
-    links_begin();
     for (int i = first; i < m->num_tensors; i++)
         if (unit_of(m, i, layer) == unit)
-            links_gather(&m->links, param_at(m, i, layer), owned_params(m, i, layer), tensor_count(&m->tensors[i]), (int)sizeof(real));
-    links_end();
+            links_take(&m->links, param_at(m, i, layer), owned_params(m, i, layer), tensor_count(&m->tensors[i]));
+    links_gather(&m->links, (int)sizeof(real));
     CUDA_CHECK(cudaEventRecord(m->arrived[unit], m->links.stream));
 }
 // ZeRO-3: a layer's weights on their way to its place, when they are not there
@@ -841,6 +855,7 @@ void model_init_random(Model *m, uint64_t seed) {
 static void clear_grad(Model *m, const char *name) {   // of a tensor outside the layers; a frozen one has none
     int i = tensor_index(m, name);
     if (m->tensors[i].frozen) return;
+    if (i == 0 && m->touched) CUDA_CHECK(cudaMemsetAsync(m->touched, 0, (size_t)m->config.vocab_size, m->stream));
     CUDA_CHECK(cudaMemsetAsync((char *)m->grads + grad_offset(m, name, 0) * (int64_t)grad_size(m), 0, (size_t)tensor_count(&m->tensors[i]) * grad_size(m), m->stream));
 }
 
@@ -850,6 +865,7 @@ void model_zero_grad(Model *m) {
     m->sums = (uint64_t)m->comm->rank << 54;   // every rank of the job, replicas too, rounds by its own noise, or the noise of the sum would grow with their number
     if (m->grad_type == GRAD_BF16) {   // what is summed stochastically is always added to
         CUDA_CHECK(cudaMemsetAsync(m->grads, 0, (size_t)m->num_trained * 2, m->stream));
+        if (m->touched) CUDA_CHECK(cudaMemsetAsync(m->touched, 0, (size_t)m->config.vocab_size, m->stream));
         m->fresh = m->head_fresh = false;
     } else if (!m->config.tied_embeddings) clear_grad(m, "embed");   // only rows whose tokens occur are written
     CUDA_CHECK(cudaMemsetAsync(&m->state->loss, 0, sizeof m->state->loss, m->stream));
@@ -1003,6 +1019,7 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     if (lowest(m, l, 2)) goto done;
     rmsnorm_backward(m->dx, vector_grad(m, "norm2", l), m->partial, m->dnorm, y->x2, y->rstd2, param(m, "norm2", l), add_vector, N, C, s);
     vector_grad_done(m, "norm2", l, C);
+    reduce_unit(m, l + 1, PART_FFN, b->last);
 
     // attention
     if (r & (RECOMPUTE_NORM | RECOMPUTE_BLOCK)) rmsnorm_forward(y->norm1, y->rstd1, y->x, param(m, "norm1", l), N, C, (float)c->rms_norm_eps, s);
@@ -1029,7 +1046,8 @@ static void layer_backward(Model *m, int64_t l, const Batch *b) {
     vector_grad_done(m, "norm1", l, C);
 done:
     used_layer(m, l);
-    reduce_unit(m, l + 1, b->last);
+    if (m->zero && l == 0) CUDA_CHECK(cudaEventRecord(m->layers_reduced, m->links.stream));
+    reduce_unit(m, l + 1, PART_REST, b->last);
 }
 
 // the places of a batch sorted by token, and where each token's run begins: so that the embedding's gradient has one order
@@ -1153,14 +1171,13 @@ void model_backward(Model *m, const Batch *b) {
     rmsnorm_backward(m->dx, vector_grad(m, "norm", 0), m->partial, m->dhidden, m->x, m->rstd, param(m, "norm", 0), !m->fresh && m->grad_type == GRAD_FP32, N, C, m->stream);
     vector_grad_done(m, "norm", 0, C);
     if (m->zero && !m->config.tied_embeddings && m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }   // no target here, perhaps elsewhere
-    reduce_unit(m, m->config.num_layers + 1, b->last);
+    reduce_unit(m, m->config.num_layers + 1, PART_REST, b->last);
     for (int64_t l = m->config.num_layers - 1; l >= 0; l--) layer_backward(m, l, b);
     if (m->config.tied_embeddings && m->head_fresh) { clear_grad(m, "embed"); m->head_fresh = false; }   // no target anywhere: the head wrote nothing
     if (m->tensors[0].frozen) {}
-    else if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
-    else embedding_backward_bf16((bf16 *)m->grads + grad_offset(m, "embed", 0), m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
-    if (m->zero) CUDA_CHECK(cudaEventRecord(m->layers_reduced, m->links.stream));
-    reduce_unit(m, 0, b->last);
+    else if (m->grad_type == GRAD_FP32) embedding_backward(grad(m, "embed", 0), m->touched, m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, C, m->stream);
+    else embedding_backward_bf16((bf16 *)m->grads + grad_offset(m, "embed", 0), m->touched, m->dx, m->token_order, m->token_first, m->tokens, m->num_unique, m->state, m->sums++, C, m->stream);
+    reduce_unit(m, 0, PART_REST, b->last);
     m->fresh = m->sums_fresh = false;
     comm_wait_end(m->comm);
 }
@@ -1415,10 +1432,10 @@ void model_update(Model *m, const AdamW *opt) {
         m->fresh = m->head_fresh = false;
     } else if (m->head_fresh) { clear_grad(m, head_name(m)); m->head_fresh = false; }
     if (m->zero == 0) norm_part(m->norm_partial, m->grads, m->grad_type, m->num_trained, false, m->stream);
-    else {   // the embedding's sum is still on its way: last
+    else {   // the embedding's sum, and some of the first layer's, are still on their way: last
         CUDA_CHECK(cudaMemsetAsync(m->norm_partial, 0, (size_t)norm_partial_count() * sizeof(double), m->stream));
         for (int64_t unit = L + 1; unit >= 0; unit--) {
-            if (unit == 0) links_finish(m);
+            if (unit == 1) links_finish(m);
             const int64_t l = layer_of(m, unit);
             for (int i = m->first_trained; i < m->num_tensors; i++) {
                 int64_t begin, end;

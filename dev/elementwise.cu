@@ -107,16 +107,20 @@ static void check_embedding_backward(const std::vector<int32_t> &tokens, int64_t
     std::vector<double> expected = dtable.numbers(), exact = small.numbers();
     for (int64_t n = 0; n < N; n++)
         for (int64_t c = 0; c < C; c++) { expected[(size_t)(tokens[(size_t)n] * C + c)] += d[(size_t)(n * C + c)]; exact[(size_t)(tokens[(size_t)n] * C + c)] += d[(size_t)(n * C + c)]; }
-    embedding_backward(dtable.at, dx.at, order.at, first.at, device_tokens.at, unique, C, 0);
+    Array<uint8_t> touched(std::vector<uint8_t>((size_t)V, 0));
+    std::vector<uint8_t> occurs((size_t)V, 0);
+    for (int32_t t : tokens) occurs[(size_t)t] = 1;
+    embedding_backward(dtable.at, touched.at, dx.at, order.at, first.at, device_tokens.at, unique, C, 0);
     expect_close(dtable, expected, "dtable", shape);
-    embedding_backward(again.at, dx.at, order.at, first.at, device_tokens.at, unique, C, 0);
+    expect(touched.get() == occurs && touched.fences_stand(), "touched", shape);
+    embedding_backward(again.at, NULL, dx.at, order.at, first.at, device_tokens.at, unique, C, 0);
     expect(same_bits(dtable.get(), again.get()), "dtable: other bits in a second run", shape);
 
     // the sum in bf16: at most one unit in the last place away, up as often as down
     Array<StepState> state(1);
     CUDA_CHECK(cudaMemset(state.at, 0, sizeof(StepState)));
-    embedding_backward_bf16(small.at, dx.at, order.at, first.at, device_tokens.at, unique, state.at, 5, C, 0);
-    embedding_backward_bf16(small_again.at, dx.at, order.at, first.at, device_tokens.at, unique, state.at, 5, C, 0);
+    embedding_backward_bf16(small.at, NULL, dx.at, order.at, first.at, device_tokens.at, unique, state.at, 5, C, 0);
+    embedding_backward_bf16(small_again.at, NULL, dx.at, order.at, first.at, device_tokens.at, unique, state.at, 5, C, 0);
     expect(same_bits(small.get(), small_again.get()), "bf16 dtable: other bits in a second run", shape);
     expect(small.fences_stand(), "bf16 dtable: written outside its shape", shape);
     const std::vector<double> x = small.numbers();
@@ -191,7 +195,7 @@ int main(int argc, char **argv) {
     ladder_rung(&l, 2, "embedding forward, 8192 x 4096: rows in and out", 2.0 * (double)N * row_bytes, 0, [&](int set) { embedding_forward(out.at + set * N * C, table.at, device_tokens.at, N, C, 0); });
     ladder_rung(&l, 3, "gather_rows, 8192 x 4096, a permutation", 2.0 * (double)N * row_bytes, 0, [&](int set) { gather_rows(out.at + set * N * C, x.at + set * N * C, places.at, N, C, 0); });
     ladder_rung(&l, 4, "scatter_rows, 8192 x 4096, a permutation", 2.0 * (double)N * row_bytes, 0, [&](int set) { scatter_rows(out.at + set * N * C, x.at + set * N * C, places.at, N, C, 0); });
-    ladder_rung(&l, 5, "embedding backward, 8192 x 4096, tokens as in text: dx in, rows of dtable in and out", (double)N * row_bytes + 8.0 * (double)(unique * C), 0, [&](int set) { embedding_backward(dtable.at, x.at + set * N * C, order.at, first.at, device_tokens.at, unique, C, 0); });
+    ladder_rung(&l, 5, "embedding backward, 8192 x 4096, tokens as in text: dx in, rows of dtable in and out", (double)N * row_bytes + 8.0 * (double)(unique * C), 0, [&](int set) { embedding_backward(dtable.at, NULL, x.at + set * N * C, order.at, first.at, device_tokens.at, unique, C, 0); });
     ladder_rung(&l, 6, "bias backward, 8192 x 6144: dy in", (double)(N * W) * sizeof(real), 0, [&](int set) { bias_backward(dbias.at, partial.at, qkv.at + set * N * W, false, N, W, 0); });
     return 0;
 }

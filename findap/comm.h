@@ -1,6 +1,6 @@
 // comm.h: the processes of one job, and what they say to each other on the host: one process a rank, started by mpirun or srun. MPI carries it;
-// without MPI, or when the program was started alone, there is one rank and every function returns at once. On GPUs NCCL moves
-// gradients and weights (findap/kernels/nccl.cuh); the CPU twin moves them here too.
+// without MPI, or when the program was started alone, there is one rank and every function returns at once. On GPUs NCCL and
+// copy engines move gradients and weights (findap/kernels/nccl.cuh); the CPU twin moves them here too.
 //
 // Every function but comm_abort is collective: all ranks call it, in the same order. Sums are made in rank order on every rank, so all ranks get the
 // same bits and take the same decisions: a loop that branches on them cannot fall apart.

@@ -93,6 +93,7 @@ typedef struct {
     const char *gradients;   // what micro-batches are summed in: "fp32", or "bf16" (rounded stochastically)
     const char *recompute;   // activations computed again in the backward pass instead of being kept: "none", "block" (a layer's all),
                              // any of "swiglu,norm,ffn,qkv" joined by commas, or "auto": the cheapest that fits
+    const char *links;       // what moves between the GPUs of a host: "auto", over NVLink copy engines what is large, NCCL the rest; "nccl"; "copies", small things too
     Comm *comm;              // the ranks among which a step's rows are spread; NULL: one
     Comm *shard, *replicas;  // hybrid sharding: the group of them that shares one copy of the state; those that own what this one owns. NULL: all; none
     int64_t zero;            // ZeRO stage, with several ranks: 1 shards the optimizer's state, 2 the sums of gradients too, 3 the weights too

@@ -46,7 +46,7 @@ typedef struct {
 } TrainOptions;
 
 FN const char *const stage_flags[STAGE_NUMBERS] = {"--weight-decay", "--beta1", "--beta2", "--eps", "--grad-clip", "--lr", "--warmup", "--floor", "--decay"};
-#define TRAIN_FLAGS 52
+#define TRAIN_FLAGS 53
 #define TRAIN_DUMP_FORMAT "findap-dump-1"
 
 // fills the table; returns its length. Values of the recipe are shown as defaults; given explicitly they override every stage.
@@ -88,6 +88,7 @@ FN int train_flags(TrainOptions *o, Flag *flags) {
         {"--merge", FLAG_BOOL, &o->merge, NULL, "write the model with the adapter merged in too, to OUT/merged", 0, 0, false},
         {"--zero", FLAG_INT, &o->memory.zero, "N", "ZeRO stage with several ranks: 1 shards moments, 2 gradients too, 3 weights too", 1, 3, false},
         {"--shard-ranks", FLAG_INT, &o->shard_ranks, "N", "share one copy of the state among N neighbouring ranks, as a host's; 0: all", 0, 1 << 20, false},
+        {"--links", FLAG_STRING, &o->memory.links, "WHAT", "between the GPUs of a host: auto (copy engines, NCCL what is small), nccl, copies (GPU)", 0, 0, false},
         {"--watchdog", FLAG_DOUBLE, &o->watchdog, "SECONDS", "end the job when a rank lets the others wait so long, 0: never", 0, 1e9, false},
         {"--schedule", FLAG_STRING, &o->schedule, "NAME", "linear, cosine, constant, wsd", 0, 0, false},
         {"--packing", FLAG_STRING, &o->packing, "NAME", "best-fit, or next-fit as in the original recipe", 0, 0, false},
@@ -129,8 +130,8 @@ FN bool train_check_running(const TrainOptions *o, Flag *flags, int n, Error *e)
     static const char *const running[] = {"--resume", "--overwrite", "--save-dtype", "--checkpoint-every", "--keep", "--stop-after-steps", "--log-every", "--quiet", "--merge"};
     for (int i = 0; i < (int)(sizeof running / sizeof *running) && (o->dump || o->dry_run); i++)
         if (!flag_unused(flags, n, running[i], o->dump ? "--dump does not train" : "--dry-run does not train", e)) return false;
-    static const char *const ranks[] = {"--zero", "--shard-ranks", "--watchdog"};
-    for (int i = 0; i < 3 && o->comm.size == 1; i++) if (!flag_unused(flags, n, ranks[i], "there is one rank", e)) return false;
+    static const char *const ranks[] = {"--zero", "--shard-ranks", "--watchdog", "--links"};
+    for (int i = 0; i < 4 && o->comm.size == 1; i++) if (!flag_unused(flags, n, ranks[i], "there is one rank", e)) return false;
     if (o->shard_ranks > 0 && (int64_t)o->comm.size % o->shard_ranks != 0)
         return fail(e, "--shard-ranks is %" PRId64 ", which does not divide the %d ranks ---> the number of processes on a host", o->shard_ranks, o->comm.size);
     if (o->shard_ranks == 1 && !flag_unused(flags, n, "--zero", "with --shard-ranks 1 every rank has all of the state", e)) return false;
@@ -771,9 +772,9 @@ FN bool train_same(const Train *t, Error *e) {
     if (d) closedir(d);
     char *identity = json_dumps(t->identity, JSON_COMPACT | JSON_SORT_KEYS);
     CHECK(identity);
-    char *all = xprintf("%s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s %" PRId64 " %s %d", identity, FINDAP_COMMIT, o->init, o->init_seed, bytes, o->memory.zero,
+    char *all = xprintf("%s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s %" PRId64 " %s %d %s", identity, FINDAP_COMMIT, o->init, o->init_seed, bytes, o->memory.zero,
                         o->memory.moments ? o->memory.moments : "", o->memory.gradients ? o->memory.gradients : "", o->memory.recompute ? o->memory.recompute : "", o->checkpoint_every, o->stop_after_steps,
-                        o->keep, o->resume, o->dump != NULL, o->save_dtype ? o->save_dtype : "", o->lora_seed, adapter.hex, o->merge);
+                        o->keep, o->resume, o->dump != NULL, o->save_dtype ? o->save_dtype : "", o->lora_seed, adapter.hex, o->merge, o->memory.links ? o->memory.links : "");
     Hash hash = hash_bytes(all, (int64_t)strlen(all));
     free(identity);
     free(all);

@@ -176,6 +176,8 @@ static void test_shard_groups_that_cannot_be(void **state) {
     expect_error(1, flags, "--shard-ranks has no effect here: there is one rank");
     snprintf(flags, sizeof flags, "--shard-ranks 1 --zero 2 --out %s", in("x"));
     expect_error(2, flags, "--zero has no effect here: with --shard-ranks 1 every rank has all of the state");
+    snprintf(flags, sizeof flags, "--links copies --out %s", in("x"));
+    expect_error(2, flags, "--links is \"copies\", the CPU twin's ranks talk by MPI: auto");
     // ranks with different groups; and replicas that do not begin with the same weights (the files of the second are a bit off, and as long)
     int status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --shard-ranks 1 --out %s 2>&1", mpirun, build, small, in("x"), build, small, in("x"));
     if (status != 1 || !strstr(output, "rank 1 has another program, model, data, recipe or flags than rank 0")) fail_msg("status %d: %s", status, output);

@@ -874,7 +874,7 @@ static void test_every_flag_does_something(void **state) {
         {"--micro-rows 2", "in micro-batches of 2"}, {"--dev-data @dev", "dev       8"}, {"--dev-rows 5 --dev-every 3", "dev       3"}, {"--checkpoint-every 3", "checkpoint of step 6"},
         {"--dry-run", "FLOPs"}, {"--dump @flag.dump", "trained targets"}, {"--stop-after-steps 2", "stopped after step 2"}, {"--help", "usage:"},
         {"--moments bf16", "no moments bf16 here"}, {"--gradients bf16", "no gradients bf16 here"}, {"--recompute block", "no recompute block here"},
-        {"--zero 2", "there is one rank"}, {"--watchdog 5", "there is one rank"}, {"--shard-ranks 1", "there is one rank"},   // with several: test_ranks
+        {"--zero 2", "there is one rank"}, {"--watchdog 5", "there is one rank"}, {"--shard-ranks 1", "there is one rank"}, {"--links auto", "there is one rank"},   // with several: test_ranks
     };
     // shown elsewhere: --model, --recipe, --data, --out, --init, --resume, --overwrite (everywhere), --patience, --keep, --log-every, --quiet (below); LoRA's in test_lora
     static const char *const elsewhere = " --model --recipe --data --out --init --resume --overwrite --patience --keep --log-every --quiet "

@@ -86,11 +86,12 @@ static void gather_rows(real *out, const real *x, const int32_t *index, int64_t 
 static void scatter_rows(real *out, const real *x, const int32_t *index, int64_t n, int64_t C, cudaStream_t) { for (int64_t i = 0; i < n; i++) memcpy((void *)(out + (int64_t)index[i] * C), x + i * C, (size_t)C * sizeof(real)); }
 static void embedding_forward(real *x, const real *table, const int32_t *tokens, int64_t N, int64_t C, cudaStream_t s) { gather_rows(x, table, tokens, N, C, s); }
 static void scatter_numbers(float *out, const float *x, const int32_t *index, int64_t n, cudaStream_t) { for (int64_t i = 0; i < n; i++) out[index[i]] = x[i]; }
-static void embedding_backward(float *d, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, int64_t C, cudaStream_t) {
+static void embedding_backward(float *d, uint8_t *touched, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, int64_t C, cudaStream_t) {
     CHECK(d);
+    for (int64_t u = 0; u < unique && touched; u++) touched[tokens[order[first[u]]]] = 1;
     for (int64_t u = 0; u < unique; u++) for (int32_t i = first[u]; i < first[u + 1]; i++) for (int64_t c = 0; c < C; c++) d[(int64_t)tokens[order[i]] * C + c] += to_float(dx[(int64_t)order[i] * C + c]);
 }
-static void embedding_backward_bf16(bf16 *, const real *, const int32_t *, const int32_t *, const int32_t *, int64_t, const StepState *, uint64_t, int64_t, cudaStream_t) { die("--gradients bf16 is not emulated"); }
+static void embedding_backward_bf16(bf16 *, uint8_t *, const real *, const int32_t *, const int32_t *, const int32_t *, int64_t, const StepState *, uint64_t, int64_t, cudaStream_t) { die("--gradients bf16 is not emulated"); }
 static int64_t bias_partial_count(int64_t O) { return 128 * O; }
 static void bias_backward(float *db, float *, const real *dy, bool add, int64_t N, int64_t O, cudaStream_t) { CHECK(db); for (int64_t o = 0; o < O; o++) { float s = 0; for (int64_t n = 0; n < N; n++) s += to_float(dy[n * O + o]); db[o] = (add ? db[o] : 0) + s; } }
 static void rmsnorm_forward(real *y, float *rstd, const real *x, const real *w, int64_t N, int64_t C, float eps, cudaStream_t) { cpu_rmsnorm_forward(Floats(y, N * C, true), rstd, Floats(x, N * C), Floats(w, C), N, C, eps); }
@@ -166,23 +167,55 @@ static void sample_tokens(int32_t *tokens, const real *logits, int64_t ld, const
     for (int64_t i = 0; i < n; i++) { sample_filter(z.data(), z.data() + V, Floats(logits + i * ld, V), V, &settings[i].row); tokens[i] = sample_draw(z.data(), V, &settings[i].row); }
 }
 // links, by MPI
-typedef struct { Comm *comm, *shard, *replicas; cudaStream_t stream; } Links;
-static void links_create(Links *k, Comm *a, Comm *b, Comm *c) { memset(k, 0, sizeof *k); k->comm = a; k->shard = b; k->replicas = c; }
-static void links_free(Links *) {}
-static void links_begin(void) {} static void links_end(void) {}
-static void links_reduce(Links *k, void *x, int64_t n, int bytes) {
-    CHECK(bytes == 4); if (k->shard->size == 1) return;
-    const int64_t part = shard_part(k->shard, n), whole = part * k->shard->size; float *g = (float *)x;
-    comm_reduce_scatter_f32(k->shard, g, part, "g"); comm_reduce_f32(k->shard, g + whole, n - whole, k->shard->size - 1, "g");
-    for (int64_t i = 0; i < n; i++) if (i < shard_begin(k->shard, n) || i >= shard_end(k->shard, n)) g[i] = NAN;   // not to be used any more
+#include "peers.cuh"   // the real one, over memory that the ranks share
+typedef struct { void *x; const void *owned; int64_t n; } LinkTensor;
+typedef struct { Comm *comm, *shard, *replicas; cudaStream_t stream; bool copies; Peers peers; std::vector<LinkTensor> taken; } Links;
+static void links_create(Links *k, Comm *a, Comm *b, Comm *c, const char *how, char *, size_t) {
+    char why[256];
+    new (k) Links(); k->comm = a; k->shard = b; k->replicas = c;
+    k->copies = how && strcmp(how, "copies") == 0 && b->size > 1;
+    if (k->copies && !peers_begin(&k->peers, b, true, NULL, why, sizeof why)) die("%s", why);
 }
-static void links_sum(Links *k, void *x, int64_t n, int bytes) { CHECK(bytes == 4); if (k->replicas->size > 1 && n > 0) comm_sum_f32(k->replicas, (float *)x, n, "g"); }
-static void links_gather(Links *k, void *x, const void *owned, int64_t n, int bytes) {
-    CHECK(bytes == (int)sizeof(real)); if (k->shard->size == 1) return;
-    const int64_t b = shard_begin(k->shard, n), e = shard_end(k->shard, n); std::vector<float> f((size_t)n); real *to = (real *)x;
-    for (int64_t i = b; i < e; i++) f[(size_t)i] = to_float(((const real *)owned)[i - b]);
-    comm_gather_tensor_f32(k->shard, f.data(), n);
-    for (int64_t i = 0; i < n; i++) to[i] = from_float<real>(f[(size_t)i]);
+static void links_free(Links *k) { if (k->copies) peers_end(&k->peers, k->shard); }
+static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) { char why[256]; for (int i = 0; i < n && k->copies; i++) if (!peers_open(&k->peers, k->shard, x[i], bytes[i], why, sizeof why)) die("%s", why); }
+static void links_take(Links *k, void *x, const void *owned, int64_t n) { k->taken.push_back({x, owned, n}); }
+static bool links_by_copies(Links *k, std::vector<PeerTensor> *t, int bytes) {
+    for (const LinkTensor &l : k->taken) {
+        const int64_t begin = shard_begin(k->shard, l.n);
+        t->push_back({l.x, l.n, begin, shard_end(k->shard, l.n) - begin});
+        if (!k->copies || (const char *)l.owned != (const char *)l.x + begin * bytes) return false;
+    }
+    return k->copies;
+}
+static void links_reduce(Links *k, int bytes, const uint8_t *touched, int64_t C) {
+    std::vector<PeerTensor> all;
+    CHECK(bytes == 4);
+    if (k->shard->size > 1 && links_by_copies(k, &all, bytes)) { if (touched) peers_reduce_rows(&k->peers, all.data(), C, touched, bytes, NULL); else peers_reduce(&k->peers, all.data(), (int)all.size(), bytes, NULL); }
+    for (const LinkTensor &t : k->taken) {
+        const int64_t n = t.n, part = shard_part(k->shard, n), whole = part * k->shard->size; float *g = (float *)t.x;
+        if (k->shard->size == 1) break;
+        if (!k->copies) { comm_reduce_scatter_f32(k->shard, g, part, "g"); comm_reduce_f32(k->shard, g + whole, n - whole, k->shard->size - 1, "g"); }
+        for (int64_t i = 0; i < n; i++) if (i < shard_begin(k->shard, n) || i >= shard_end(k->shard, n)) g[i] = NAN;   // not to be used any more
+    }
+    k->taken.clear();
+}
+static void links_sum(Links *k, int bytes) {
+    CHECK(bytes == 4);
+    for (const LinkTensor &t : k->taken) if (k->replicas->size > 1 && t.n > 0) comm_sum_f32(k->replicas, (float *)t.x, t.n, "g");
+    k->taken.clear();
+}
+static void links_gather(Links *k, int bytes) {
+    std::vector<PeerTensor> all;
+    CHECK(bytes == (int)sizeof(real));
+    if (k->shard->size > 1 && links_by_copies(k, &all, bytes)) { peers_gather(&k->peers, all.data(), (int)all.size(), bytes, k->shard, NULL); k->taken.clear(); return; }
+    for (const LinkTensor &t : k->taken) {
+        if (k->shard->size == 1) break;
+        const int64_t b = shard_begin(k->shard, t.n), e = shard_end(k->shard, t.n); std::vector<float> f((size_t)t.n); real *to = (real *)t.x;
+        for (int64_t i = b; i < e; i++) f[(size_t)i] = to_float(((const real *)t.owned)[i - b]);
+        comm_gather_tensor_f32(k->shard, f.data(), t.n);
+        for (int64_t i = 0; i < t.n; i++) to[i] = from_float<real>(f[(size_t)i]);
+    }
+    k->taken.clear();
 }
 static void links_gather_two(Links *k, double *all, const double *x) { comm_gather_bytes(k->comm, x, all, 16, "two", false); }
 #endif

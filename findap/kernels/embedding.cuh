@@ -55,11 +55,12 @@ enum { EMBEDDING_THREADS = 64, EMBEDDING_AHEAD = 8 };
 // one column of blocks a token that occurs, each with 64 threads' packs of the row: a frequent token's rows are a chain of sums, and the more
 // threads share it out by channels, the shorter it takes. T: what the gradient is summed in
 template <typename T> __global__ static void __launch_bounds__(EMBEDDING_THREADS)
-embedding_backward_kernel(T *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, const StepState *state, uint64_t call, int C) {
+embedding_backward_kernel(T *dtable, uint8_t *touched, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, const StepState *state, uint64_t call, int C) {
     constexpr int P = Pack<real>::size;
     const int begin = first[blockIdx.x], end = first[blockIdx.x + 1];
     const int64_t row = (int64_t)tokens[order[begin]] * C;
     const int c = (blockIdx.y * EMBEDDING_THREADS + threadIdx.x) * P;
+    if (touched && c == 0) touched[tokens[order[begin]]] = 1;
     if (c >= C) return;
     float sum[P];
     // this thread's numbers of the table, in as few loads as may be: P of T are 32, 16 or, where real is float and T bf16, 8 bytes
@@ -90,14 +91,15 @@ embedding_backward_kernel(T *dtable, const real *dx, const int32_t *order, const
     *mine = part;
 }
 static dim3 embedding_blocks(int64_t unique, int64_t C) { return dim3((unsigned)unique, (unsigned)ceil_div(C / Pack<real>::size, EMBEDDING_THREADS)); }
-// dtable (V, C) += dx (N, C), row by token. order (N): the places sorted by token; first (unique + 1): where each token's run begins
-static void embedding_backward(float *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, int64_t C, cudaStream_t stream) {
-    embedding_backward_kernel<float><<<embedding_blocks(unique, C), EMBEDDING_THREADS, 0, stream>>>(dtable, dx, order, first, tokens, NULL, 0, (int)C);
+// dtable (V, C) += dx (N, C), row by token. order (N): the places sorted by token; first (unique + 1): where each token's run begins;
+// touched (V), or NULL: 1 is written for each row that is added to
+static void embedding_backward(float *dtable, uint8_t *touched, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, int64_t C, cudaStream_t stream) {
+    embedding_backward_kernel<float><<<embedding_blocks(unique, C), EMBEDDING_THREADS, 0, stream>>>(dtable, touched, dx, order, first, tokens, NULL, 0, (int)C);
     CUDA_CHECK(cudaGetLastError());
 }
 // the same into a bf16 sum, rounded stochastically; call: see accumulate_bf16
-static void embedding_backward_bf16(bf16 *dtable, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, const StepState *state, uint64_t call, int64_t C, cudaStream_t stream) {
-    embedding_backward_kernel<bf16><<<embedding_blocks(unique, C), EMBEDDING_THREADS, 0, stream>>>(dtable, dx, order, first, tokens, state, call, (int)C);
+static void embedding_backward_bf16(bf16 *dtable, uint8_t *touched, const real *dx, const int32_t *order, const int32_t *first, const int32_t *tokens, int64_t unique, const StepState *state, uint64_t call, int64_t C, cudaStream_t stream) {
+    embedding_backward_kernel<bf16><<<embedding_blocks(unique, C), EMBEDDING_THREADS, 0, stream>>>(dtable, touched, dx, order, first, tokens, state, call, (int)C);
     CUDA_CHECK(cudaGetLastError());
 }
 

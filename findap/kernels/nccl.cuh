@@ -1,9 +1,9 @@
 // nccl.cuh: what moves between GPUs: sums of gradients to the rank that owns them, new weights back to all (ZeRO: who owns what stands in
 // comm.h). Bound by the links: with P ranks each sends and receives (P-1)/P of the bytes, 4 a parameter for gradients, 2 for weights. All of it runs
-// on a stream of its own, under the computation.
+// on a stream of its own, under the computation. Inside a host copy engines move what is large (peers.cuh), NCCL the rest.
 //
-// Sums are NCCL's: their order depends on the number of ranks and the topology, not on time; the same command gives the same bits. Replicas (hybrid sharding,
-// see comm.h) get the same bits of a sum too: in a ring every number is summed along the ring and then handed round, in a tree summed up to the root and
+// Sums by copies are made in rank order; the order of NCCL's depends on the number of ranks and the topology, not on time: the same command gives the same bits. Replicas
+// (hybrid sharding, see comm.h), which NCCL alone sums, get the same bits too: in a ring every number is summed along the ring and then handed round, in a tree summed up to the root and
 // handed down; nobody adds for himself. That all of them do stay equal state_same of checkpoint.h sees to.
 //
 // A communicator each for all ranks, for the shard group and for the replicas, all used on the one stream, in the same order on every rank: with
@@ -11,6 +11,7 @@
 #ifndef FINDAP_KERNELS_NCCL_CUH
 #define FINDAP_KERNELS_NCCL_CUH
 #include "cuda.cuh"        // defines: CUDA_CHECK, real
+#include "peers.cuh"       // defines: Peers, PeerTensor, peers_*
 #include "findap/comm.h"   // defines: Comm, comm_broadcast, shard_part
 #ifdef FINDAP_NCCL
 #include <nccl.h>          // defines: nccl*
@@ -18,9 +19,16 @@
     if (status_ != ncclSuccess) die("%s:%d: %s: %s ---> NCCL_DEBUG=INFO tells more", __FILE__, __LINE__, #call, ncclGetErrorString(status_)); } while (0)
 #endif
 
+enum { LINKS_MOST = 64 };
+typedef struct { void *x; const void *owned; int64_t n; } LinkTensor;   // owned: where this rank's part lies, in x or elsewhere
 typedef struct {
     Comm *comm, *shard, *replicas;   // all ranks; those that share one copy of the state; those that own what this one owns
     cudaStream_t stream;
+    LinkTensor taken[LINKS_MOST];    // what the next call moves
+    int num_taken;
+    bool copies;                     // peers.cuh moves what has copies_worth bytes and more, but for sums of replicas and ZeRO-3's layers
+    int64_t copies_worth;
+    Peers peers;
 #ifdef FINDAP_NCCL
     ncclComm_t nccl, nccl_shard, nccl_replicas;   // NULL: of one rank. The first two may be the same
 #endif
@@ -67,8 +75,8 @@ static void links_check_devices(Comm *comm) {
 }
 #endif
 
-// Joins the ranks' GPUs.
-static void links_create(Links *k, Comm *comm, Comm *shard, Comm *replicas) {
+// Joins the ranks' GPUs. how: "auto" or NULL; "nccl" for everything; "copies" for however little can be had by them. notes: what became of it, for the log
+static void links_create(Links *k, Comm *comm, Comm *shard, Comm *replicas, const char *how, char *notes, size_t notes_size) {
     memset(k, 0, sizeof *k);
     k->comm = comm; k->shard = shard; k->replicas = replicas;
     if (comm->size == 1) return;
@@ -82,7 +90,17 @@ static void links_create(Links *k, Comm *comm, Comm *shard, Comm *replicas) {
     k->nccl_replicas = links_join(replicas);
     links_connect(k);
     comm_watch_links(comm, links_broken, k);
+    const bool wanted = how && strcmp(how, "copies") == 0;
+    char why[256] = "one rank has all of the state";
+    if (how && strcmp(how, "nccl") == 0) snprintf(why, sizeof why, "--links nccl");
+    else if (shard->size > 1) k->copies = peers_begin(&k->peers, shard, !wanted, k->stream, why, sizeof why);
+    if (wanted && !k->copies) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", why);
+    k->copies_worth = wanted ? 0 : PEERS_WORTH;
+    const size_t used = strlen(notes);
+    if (k->copies) snprintf(notes + used, notes_size - used, "links: copy engines among %d GPUs, NCCL below %.0f MiB\n", shard->size, (double)k->copies_worth / (1 << 20));
+    else snprintf(notes + used, notes_size - used, "links: NCCL (%s)\n", why);
 #else
+    (void)how; (void)notes; (void)notes_size;
     die("%d ranks, but built without NCCL ---> install NCCL and build again", comm->size);
 #endif
 }
@@ -93,6 +111,7 @@ static void links_free(Links *k) {
     cudaStreamSynchronize(k->stream);
     comm_wait_end(k->comm);
     comm_watch_links(k->comm, NULL, NULL);
+    if (k->copies) peers_end(&k->peers, k->shard);
     comm_barrier(k->comm, "the end", true);   // nobody's transfer is cut off
     if (k->nccl_replicas) ncclCommAbort(k->nccl_replicas);
     if (k->nccl_shard && k->nccl_shard != k->nccl) ncclCommAbort(k->nccl_shard);
@@ -103,29 +122,80 @@ static void links_free(Links *k) {
 
 #ifdef FINDAP_NCCL
 static ncclDataType_t nccl_type(int bytes) { return bytes == 4 ? ncclFloat32 : ncclBfloat16; }
-static void links_begin(void) { NCCL_CHECK(ncclGroupStart()); }
-static void links_end(void) { NCCL_CHECK(ncclGroupEnd()); }
-// x (n) of every rank of the shard group: what this rank owns of it becomes the sum over them, in place; the rest is not to be used any more.
-// bytes: 4 fp32, 2 bf16
-static void links_reduce(Links *k, void *x, int64_t n, int bytes) {
-    const int64_t part = shard_part(k->shard, n), whole = part * k->shard->size;
-    char *p = (char *)x;
-    if (k->shard->size == 1) return;
-    if (part > 0) NCCL_CHECK(ncclReduceScatter(p, p + k->shard->rank * part * bytes, (size_t)part, nccl_type(bytes), ncclSum, k->nccl_shard, k->stream));
-    if (n > whole) NCCL_CHECK(ncclReduce(p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), ncclSum, k->shard->size - 1, k->nccl_shard, k->stream));
+// Lets the ranks' copy engines read these arrays (cudaMalloc's; bytes[i] at x[i], the same on every rank). Collective.
+static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) {
+    char why[256];
+    for (int i = 0; i < n && k->copies; i++) {
+        if (peers_open(&k->peers, k->shard, x[i], bytes[i], why, sizeof why)) continue;
+        if (k->copies_worth == 0) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", why);
+        if (k->shard->rank == 0) warn("rank %d: arrays could not be opened to the other GPUs (%s): NCCL moves everything", k->comm->rank, why);
+        peers_end(&k->peers, k->shard);
+        k->copies = false;
+    }
 }
-// x (n) = the sum over the replicas
-static void links_sum(Links *k, void *x, int64_t n, int bytes) {
-    if (k->replicas->size > 1 && n > 0) NCCL_CHECK(ncclAllReduce(x, x, (size_t)n, nccl_type(bytes), ncclSum, k->nccl_replicas, k->stream));
+// a tensor x (n) for the next links_reduce, links_sum or links_gather
+static void links_take(Links *k, void *x, const void *owned, int64_t n) {
+    CHECK(k->num_taken < LINKS_MOST);
+    k->taken[k->num_taken++] = {x, owned, n};
 }
-// x (n) = what every rank of the shard group owns of it. owned: where this rank's part lies, in x or elsewhere
-static void links_gather(Links *k, void *x, const void *owned, int64_t n, int bytes) {
-    const int64_t part = shard_part(k->shard, n), whole = part * k->shard->size;
-    char *p = (char *)x;
-    const bool last = k->shard->rank == k->shard->size - 1;
-    if (k->shard->size == 1) return;   // ZeRO-1 only: it is there
-    if (part > 0) NCCL_CHECK(ncclAllGather(owned, p, (size_t)part, nccl_type(bytes), k->nccl_shard, k->stream));
-    if (n > whole) NCCL_CHECK(ncclBroadcast(last ? (const char *)owned + part * bytes : p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), k->shard->size - 1, k->nccl_shard, k->stream));
+// Are the taken tensors for the copy engines? Then t is what peers.cuh wants to know of them. Owned parts must lie in x (ZeRO-3's weights do not). The same answer on every rank.
+static bool links_by_copies(const Links *k, PeerTensor *t, int bytes) {
+    int64_t all = 0;
+    if (!k->copies) return false;
+    for (int i = 0; i < k->num_taken; i++) {
+        const LinkTensor *l = &k->taken[i];
+        const int64_t begin = shard_begin(k->shard, l->n);
+        t[i] = {l->x, l->n, begin, shard_end(k->shard, l->n) - begin};
+        all += l->n * bytes;
+        if ((const char *)l->owned != (const char *)l->x + begin * bytes || l->n * bytes % 16 != 0 || (intptr_t)l->x % 16 != 0 || !peer_address(&k->peers, l->x, k->shard->rank)) return false;
+    }
+    return k->num_taken > 0 && all >= k->copies_worth;
+}
+// Of the taken tensors, of every rank of the shard group: what this rank owns becomes the sum over them, in place; the rest is not to be used any more.
+// bytes: 4 fp32, 2 bf16. touched, or NULL: of the one tensor taken (V, C), rows v without touched[v] are zero on this rank
+static void links_reduce(Links *k, int bytes, const uint8_t *touched, int64_t C) {
+    PeerTensor t[LINKS_MOST];
+    if (k->shard->size > 1 && links_by_copies(k, t, bytes)) {
+        if (touched) peers_reduce_rows(&k->peers, t, C, touched, bytes, k->stream);
+        else peers_reduce(&k->peers, t, k->num_taken, bytes, k->stream);
+    }
+    else if (k->shard->size > 1) {
+        NCCL_CHECK(ncclGroupStart());
+        for (int i = 0; i < k->num_taken; i++) {   // what is left over of equal parts belongs to the last rank
+            const int64_t n = k->taken[i].n, part = shard_part(k->shard, n), whole = part * k->shard->size;
+            char *p = (char *)k->taken[i].x;
+            if (part > 0) NCCL_CHECK(ncclReduceScatter(p, p + k->shard->rank * part * bytes, (size_t)part, nccl_type(bytes), ncclSum, k->nccl_shard, k->stream));
+            if (n > whole) NCCL_CHECK(ncclReduce(p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), ncclSum, k->shard->size - 1, k->nccl_shard, k->stream));
+        }
+        NCCL_CHECK(ncclGroupEnd());
+    }
+    k->num_taken = 0;
+}
+// taken x (n) = the sum over the replicas
+static void links_sum(Links *k, int bytes) {
+    NCCL_CHECK(ncclGroupStart());
+    for (int i = 0; i < k->num_taken && k->replicas->size > 1; i++)
+        if (k->taken[i].n > 0) NCCL_CHECK(ncclAllReduce(k->taken[i].x, k->taken[i].x, (size_t)k->taken[i].n, nccl_type(bytes), ncclSum, k->nccl_replicas, k->stream));
+    NCCL_CHECK(ncclGroupEnd());
+    k->num_taken = 0;
+}
+// taken x (n) = what every rank of the shard group owns of it
+static void links_gather(Links *k, int bytes) {
+    PeerTensor t[LINKS_MOST];
+    if (k->shard->size > 1 && links_by_copies(k, t, bytes)) peers_gather(&k->peers, t, k->num_taken, bytes, k->shard, k->stream);
+    else if (k->shard->size > 1) {   // one rank has ZeRO-1 only: it is there
+        const bool last = k->shard->rank == k->shard->size - 1;
+        NCCL_CHECK(ncclGroupStart());
+        for (int i = 0; i < k->num_taken; i++) {
+            const int64_t n = k->taken[i].n, part = shard_part(k->shard, n), whole = part * k->shard->size;
+            const char *owned = (const char *)k->taken[i].owned;
+            char *p = (char *)k->taken[i].x;
+            if (part > 0) NCCL_CHECK(ncclAllGather(owned, p, (size_t)part, nccl_type(bytes), k->nccl_shard, k->stream));
+            if (n > whole) NCCL_CHECK(ncclBroadcast(last ? owned + part * bytes : p + whole * bytes, p + whole * bytes, (size_t)(n - whole), nccl_type(bytes), k->shard->size - 1, k->nccl_shard, k->stream));
+        }
+        NCCL_CHECK(ncclGroupEnd());
+    }
+    k->num_taken = 0;
 }
 // all (size, 2) = x (2) of every rank
 static void links_gather_two(Links *k, double *all, const double *x) { NCCL_CHECK(ncclAllGather(x, all, 2, ncclFloat64, k->nccl, k->stream)); }
@@ -140,14 +210,14 @@ static void links_connect(Links *k) {
     CUDA_CHECK(cudaMemsetAsync(x, 0, (size_t)most * sizeof(float), k->stream));
     CUDA_CHECK(cudaMemsetAsync(totals, 0, 2 * sizeof(double), k->stream));
     comm_wait_begin(k->comm, "connecting the GPUs", false);
-    links_begin();
-    links_reduce(k, x, n, 4);
-    links_end();
-    links_sum(k, x, 8, 4);
-    links_sum(k, x, most, 4);
-    links_begin();
-    links_gather(k, x, x + shard_begin(k->shard, n), n, 4);
-    links_end();
+    links_take(k, x, x + shard_begin(k->shard, n), n);
+    links_reduce(k, 4, NULL, 0);
+    links_take(k, x, NULL, 8);
+    links_sum(k, 4);
+    links_take(k, x, NULL, most);
+    links_sum(k, 4);
+    links_take(k, x, x + shard_begin(k->shard, n), n);
+    links_gather(k, 4);
     links_gather_two(k, totals + 2, totals);
     CUDA_CHECK(cudaStreamSynchronize(k->stream));
     comm_wait_end(k->comm);
@@ -155,11 +225,11 @@ static void links_connect(Links *k) {
     CUDA_CHECK(cudaFree(totals));
 }
 #else
-static void links_begin(void) {}
-static void links_end(void) {}
-static void links_reduce(Links *, void *, int64_t, int) {}
-static void links_sum(Links *, void *, int64_t, int) {}
-static void links_gather(Links *, void *, const void *, int64_t, int) {}
+static void links_open(Links *, void *const *, const int64_t *, int) {}
+static void links_take(Links *, void *, const void *, int64_t) {}
+static void links_reduce(Links *, int, const uint8_t *, int64_t) {}
+static void links_sum(Links *, int) {}
+static void links_gather(Links *, int) {}
 static void links_gather_two(Links *, double *, const double *) {}
 #endif
 #endif
