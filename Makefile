@@ -64,7 +64,7 @@ NVCC_FLAGS = -O3 -std=c++17 -I. -DFINDAP_COMMIT='"$(COMMIT)"' -lineinfo $(foreac
     -Xcompiler '-Wall -Wno-unused-function -Wno-uninitialized -Wno-maybe-uninitialized $(if $(HAS_OMP),-fopenmp) -march=$(ARCH)' -diag-suppress 177,550 \
     $(if $(USE_CUDNN),-DUSE_CUDNN -I$(CUDNN_FRONTEND))
 CUDA_LIBS = -lcublasLt -ldl $(if $(USE_CUDNN),-lcudnn -lnvrtc)
-# several GPUs: NCCL moves, MPI starts. Only for the programs people run; what is in dev/ runs alone
+# several GPUs: NCCL moves, MPI starts. Only for the programs people run, and dev/links.cu
 RANKS := $(if $(and $(HAS_NCCL),$(NCCL_LIB),$(MPICC)),$(MPI_FLAGS) -DFINDAP_NCCL)
 RANK_LIBS := $(if $(RANKS),-L$(dir $(NCCL_LIB)) -lnccl $(filter-out -pthread -Wl$(comma)%,$(MPI_LIBS)))
 LIBS := $(call static_lib,jansson) $(call static_lib,utf8proc) -lm
@@ -158,6 +158,9 @@ build/ask: data/ask.c train_findap.cu $(HEADERS) $(KERNELS) Makefile | build
 build/dev/%: dev/%.cu $(wildcard dev/*.cuh) train_findap.cu $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) $< -o $@ $(LIBS) $(CUDA_LIBS)
+build/dev/links: dev/links.cu dev/ladder.cuh $(HEADERS) $(KERNELS) Makefile   # runs on several GPUs
+	@mkdir -p build/dev
+	$(NVCC) $(NVCC_FLAGS) $(RANKS) $< -o $@ $(LIBS) $(CUDA_LIBS) $(RANK_LIBS)
 build/dev/decode_racecheck: dev/decode.cu $(wildcard dev/*.cuh) $(HEADERS) $(KERNELS) Makefile
 	@mkdir -p build/dev
 	$(NVCC) $(NVCC_FLAGS) -DFINDAP_RACECHECK $< -o $@ $(LIBS) $(CUDA_LIBS)
@@ -211,7 +214,7 @@ compare: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu buil
 gpu-check: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dpo build/dpo_fp32 build/train_findap_racecheck build/dev/decode_racecheck build/test_generate_gpu $(LADDERS)
 	@bash scripts/gpu_check.sh
 
-gpu-ranks: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32
+gpu-ranks: build/prepare build/make_demo build/train_findap_cpu build/dpo_cpu build/compare_dumps build/train_findap build/train_findap_fp32 build/dev/links
 	@bash scripts/gpu_ranks.sh
 
 fuzz: $(FUZZERS)

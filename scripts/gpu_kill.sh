@@ -14,7 +14,7 @@ rm -rf $dir; mkdir -p $dir
 job() {   # directory under $dir, flags...
     local out=$dir/$1; shift
     mpirun --bind-to none -np "$gpus" build/train_findap --model build/compare/llama64 --init random --init-seed 5 --data build/compare/shards/reports build/compare/shards/questions --seq-len 333 \
-        --step-tokens 2664 --micro-rows 2 --lr 1e-3 --steps "$steps" --zero 2 --checkpoint-every 10 --save-dtype float32 --out "$out" "$@"
+        --step-tokens 2664 --micro-rows 2 --lr 1e-3 --steps "$steps" --zero 2 --links copies --checkpoint-every 10 --save-dtype float32 --out "$out" "$@"
 }
 job whole --overwrite >$dir/whole.log 2>&1 || { tail -n 3 $dir/whole.log; exit 1; }
 RANDOM=${SEED:-1} killed=0

@@ -3,7 +3,7 @@
 # the same losses in every ZeRO stage (fp32 build, to the printed digits), the same command gives the same bits (bf16), every type of moments trains, and a
 # run goes on with another number of GPUs. With four GPUs the same in two groups of two that share the state (--shard-ranks 2), and with a copy on each
 # (--shard-ranks 1); each with adapters too; each of these runs compares its replicas, weights and moments, before its last checkpoint, and fails where
-# they differ. About six minutes on four H200s.
+# they differ. What small models move by NCCL goes by copy engines too (--links copies). Some eight minutes on four H200s.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export NCCL_NVLS_ENABLE=0 OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
@@ -23,14 +23,21 @@ steps() { cat "${@/#/$dir/}" | grep '^step' | grep -o 'loss *[0-9.]*\|norm *[0-9
 say() { printf '%-66s %s\n' "$1" "$2"; [ "$2" = ok ] || { status=1; [ -n "${3:-}" ] && tail -n 2 "$dir/$3.log"; }; }
 same() { [ -n "$(steps "$1")" ] && [ "$(steps "$1")" = "$(steps "${@:2}")" ] && echo ok || echo DIFFERENT; }
 counts=2; [ "$gpus" -gt 2 ] && counts="2 $gpus"
-groups=(); [ "$gpus" -ge 4 ] && groups=("--shard-ranks 2 --zero 1" "--shard-ranks 2 --zero 2" "--shard-ranks 2 --zero 3" "--shard-ranks 1")
+groups=(); [ "$gpus" -ge 4 ] && groups=("--shard-ranks 2 --zero 1" "--shard-ranks 2 --zero 2" "--shard-ranks 2 --zero 3" "--shard-ranks 1" "--shard-ranks 2 --zero 1 --links copies")
 
+if [ -x build/dev/links ]; then
+    for n in $counts; do say "build/dev/links check, $n GPUs" "$(run links.$n "$n" build/dev/links check && echo ok || echo FAILED)" links.$n; done
+fi
 for model in qwen64 llama128; do
     run $model.1 1 build/train_findap_fp32 --model build/compare/$model $flags --out $dir/1 --overwrite
     for n in $counts; do for zero in 1 2 3; do
         run $model.$n.$zero "$n" build/train_findap_fp32 --model build/compare/$model $flags --zero $zero --out $dir/many --overwrite
         say "$model, fp32, $n GPUs, ZeRO-$zero: 20 losses and norms as with one" "$(same $model.1.log $model.$n.$zero.log)" $model.$n.$zero
     done; done
+    for zero in 1 2 3; do   # what is small too by copy engines
+        run $model.copies.$zero "$gpus" build/train_findap_fp32 --model build/compare/$model $flags --zero $zero --links copies --out $dir/many --overwrite
+        say "$model, fp32, $gpus GPUs, ZeRO-$zero, --links copies: as with one" "$(same $model.1.log $model.copies.$zero.log)" $model.copies.$zero
+    done
     [ "$gpus" -ge 4 ] && run $model.wide 1 build/train_findap_fp32 --model build/compare/$model ${flags/2664/5328} --out $dir/1 --overwrite
     for way in "${groups[@]}"; do   # of each GPU two micro-batches: the replicas' sum comes once a step
         run "$model.$way" 4 build/train_findap_fp32 --model build/compare/$model ${flags/2664/5328} $way --out $dir/many --overwrite
@@ -38,8 +45,10 @@ for model in qwen64 llama128; do
         for twice in a b; do run "$model.$twice" 4 build/train_findap --model build/compare/$model ${flags/2664/5328} $way --out $dir/$twice --overwrite; done
         say "$model, bf16, 4 GPUs, $way: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
     done
-    for twice in a b; do run $model.$twice "$gpus" build/train_findap --model build/compare/$model $flags --zero 2 --out $dir/$twice --overwrite; done
-    say "$model, bf16, $gpus GPUs: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
+    for links in nccl copies; do
+        for twice in a b; do run $model.$twice "$gpus" build/train_findap --model build/compare/$model $flags --zero 2 --links $links --out $dir/$twice --overwrite; done
+        say "$model, bf16, $gpus GPUs, --links $links: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" $model.b
+    done
 done
 # an adapter: what is frozen is whole on every GPU but with ZeRO-3
 lora="--model build/compare/qwen64/base ${flags#--init random --init-seed 5 } --lora-rank 8 --merge"
@@ -61,6 +70,8 @@ done; done
 for moments in bf16 8bit; do for way in "${groups[@]}"; do   # rounded stochastically: replicas must draw the same noise
     say "moments $moments, 4 GPUs, $way" "$(run m 4 build/train_findap --model build/compare/llama128 $flags $way --moments $moments --out $dir/m --overwrite && echo ok || echo FAILED)" m
 done; done
+for twice in a b; do run m.$twice "$gpus" build/train_findap --model build/compare/llama128 $flags --gradients bf16 --links copies --out $dir/$twice --overwrite; done
+say "gradients bf16, $gpus GPUs, --links copies: the same bits twice" "$(cmp -s $dir/a/model.safetensors $dir/b/model.safetensors && echo ok || echo DIFFERENT)" m.b
 [ "$gpus" -ge 4 ] && say "gradients bf16, 4 GPUs, --shard-ranks 2" "$(run m 4 build/train_findap --model build/compare/llama128 $flags --shard-ranks 2 --gradients bf16 --moments 8bit --out $dir/m --overwrite && echo ok || echo FAILED)" m
 run r1 "$gpus" build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --stop-after-steps 7
 run r2 1 build/train_findap_fp32 --model build/compare/qwen64 $flags --out $dir/r --stop-after-steps 6 --resume
