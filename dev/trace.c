@@ -27,6 +27,7 @@ static void CUPTIAPI completed(CUcontext context, uint32_t stream, uint8_t *buff
     for (CUpti_Activity *a = NULL; next_record(buffer, valid, &a) == CUPTI_SUCCESS;) {
         if (a->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) { CUpti_ActivityKernel9 *k = (CUpti_ActivityKernel9 *)a; line(k->start, k->end, k->streamId, k->name); }
         else if (a->kind == CUPTI_ACTIVITY_KIND_MEMCPY) { CUpti_ActivityMemcpy5 *k = (CUpti_ActivityMemcpy5 *)a; line(k->start, k->end, k->streamId, "copy"); }
+        else if (a->kind == CUPTI_ACTIVITY_KIND_MEMCPY2) { CUpti_ActivityMemcpyPtoP4 *k = (CUpti_ActivityMemcpyPtoP4 *)a; line(k->start, k->end, k->streamId, "copy"); }   // between GPUs
         else if (a->kind == CUPTI_ACTIVITY_KIND_MEMSET) { CUpti_ActivityMemset4 *k = (CUpti_ActivityMemset4 *)a; line(k->start, k->end, k->streamId, "memset"); }
     }
     free(buffer);
@@ -52,7 +53,7 @@ __attribute__((visibility("default"))) int InitializeInjection(void) {
     out = fopen(path, "w");
     if (!out) { perror(path); return 1; }
     if (!enable || !callbacks || !next_record || !flush_all || callbacks(requested, completed) != CUPTI_SUCCESS || enable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) != CUPTI_SUCCESS
-        || enable(CUPTI_ACTIVITY_KIND_MEMCPY) != CUPTI_SUCCESS || enable(CUPTI_ACTIVITY_KIND_MEMSET) != CUPTI_SUCCESS) { fprintf(stderr, "trace: CUPTI does not record here\n"); return 1; }
+        || enable(CUPTI_ACTIVITY_KIND_MEMCPY) != CUPTI_SUCCESS || enable(CUPTI_ACTIVITY_KIND_MEMCPY2) != CUPTI_SUCCESS || enable(CUPTI_ACTIVITY_KIND_MEMSET) != CUPTI_SUCCESS) { fprintf(stderr, "trace: CUPTI does not record here\n"); return 1; }
     on_exit(finish, NULL);
     return 1;
 }

@@ -25,7 +25,8 @@ def main():
         begin, end, stream, name = line.rstrip("\n").split("\t")
         records.append((float(begin), float(end), stream, name))
     records.sort()
-    updates, transfers = [], [r for r in records if "nccl" in r[3].lower()]
+    moving = {r[2] for r in records if "nccl" in r[3].lower()}   # the stream that moves: NCCL's kernels, and what copy engines and their sums do
+    updates, transfers = [], [r for r in records if r[2] in moving]
     for r in (r for r in records if "adamw" in r[3].lower()):   # an update's kernels lie close together
         if not updates or r[0] - updates[-1][1] > 1e5:
             updates.append([r[0], r[1], r[2]])
