@@ -79,7 +79,7 @@ TESTS    := $(patsubst test/%.c,$(BUILD)/%,$(wildcard test/test_*.c))
 FUZZERS  := $(patsubst test/fuzz/%.c,build/fuzz/%,$(wildcard test/fuzz/fuzz_*.c))
 
 
-.PHONY: all cpu detect demo demo-align test test-sanitize sanitized-tests headers cuda compare gpu-check gpu-ranks fuzz bench deps help clean
+.PHONY: all cpu detect demo demo-align test test-sanitize sanitized-tests headers cuda ladders compare gpu-check gpu-ranks fuzz bench deps help clean
 .DEFAULT_GOAL := all
 
 detect:
@@ -188,6 +188,7 @@ all: detect cpu $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)))
 cpu: $(addprefix $(BUILD)/,$(CPU_PROGRAMS))
 cuda: $(if $(NVCC),$(addprefix build/,$(CUDA_PROGRAMS)) build/train_findap_fp32 build/dev/libtrace.so $(LADDERS))
 	@$(if $(NVCC),,echo "no nvcc: nothing to compile for CUDA" && false)
+ladders: $(LADDERS)
 demo: detect cpu
 	@bash scripts/demo.sh
 demo-align: detect cpu
