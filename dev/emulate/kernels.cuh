@@ -171,13 +171,13 @@ static void sample_tokens(int32_t *tokens, const real *logits, int64_t ld, const
 typedef struct { void *x; const void *owned; int64_t n; } LinkTensor;
 typedef struct { Comm *comm, *shard, *replicas; cudaStream_t stream; bool copies; Peers peers; std::vector<LinkTensor> taken; } Links;
 static void links_create(Links *k, Comm *a, Comm *b, Comm *c, const char *how, char *, size_t) {
-    char why[256];
+    Error e;
     new (k) Links(); k->comm = a; k->shard = b; k->replicas = c;
     k->copies = how && strcmp(how, "copies") == 0 && b->size > 1;
-    if (k->copies && !peers_begin(&k->peers, b, true, NULL, why, sizeof why)) die("%s", why);
+    if (k->copies && !peers_begin(&k->peers, b, true, NULL, &e)) die("%s", e.text);
 }
 static void links_free(Links *k) { if (k->copies) peers_end(&k->peers, k->shard); }
-static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) { char why[256]; for (int i = 0; i < n && k->copies; i++) if (!peers_open(&k->peers, k->shard, x[i], bytes[i], why, sizeof why)) die("%s", why); }
+static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) { Error e; for (int i = 0; i < n && k->copies; i++) if (!peers_open(&k->peers, k->shard, x[i], bytes[i], &e)) die("%s", e.text); }
 static void links_take(Links *k, void *x, const void *owned, int64_t n) { k->taken.push_back({x, owned, n}); }
 static bool links_by_copies(Links *k, std::vector<PeerTensor> *t, int bytes) {
     for (const LinkTensor &l : k->taken) {

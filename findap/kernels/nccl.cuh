@@ -91,14 +91,15 @@ static void links_create(Links *k, Comm *comm, Comm *shard, Comm *replicas, cons
     links_connect(k);
     comm_watch_links(comm, links_broken, k);
     const bool wanted = how && strcmp(how, "copies") == 0;
-    char why[256] = "one rank has all of the state";
-    if (how && strcmp(how, "nccl") == 0) snprintf(why, sizeof why, "--links nccl");
-    else if (shard->size > 1) k->copies = peers_begin(&k->peers, shard, !wanted, k->stream, why, sizeof why);
-    if (wanted && !k->copies) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", why);
+    Error e;
+    if (how && strcmp(how, "nccl") == 0) fail(&e, "--links nccl");
+    else if (shard->size == 1) fail(&e, "one rank has all of the state");
+    else k->copies = peers_begin(&k->peers, shard, !wanted, k->stream, &e);
+    if (wanted && !k->copies) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", e.text);
     k->copies_worth = wanted ? 0 : PEERS_WORTH;
     const size_t used = strlen(notes);
     if (k->copies) snprintf(notes + used, notes_size - used, "links: copy engines among %d GPUs, NCCL below %.0f MiB\n", shard->size, (double)k->copies_worth / (1 << 20));
-    else snprintf(notes + used, notes_size - used, "links: NCCL (%s)\n", why);
+    else snprintf(notes + used, notes_size - used, "links: NCCL (%s)\n", e.text);
 #else
     (void)how; (void)notes; (void)notes_size;
     die("%d ranks, but built without NCCL ---> install NCCL and build again", comm->size);
@@ -124,11 +125,11 @@ static void links_free(Links *k) {
 static ncclDataType_t nccl_type(int bytes) { return bytes == 4 ? ncclFloat32 : ncclBfloat16; }
 // Lets the ranks' copy engines read these arrays (cudaMalloc's; bytes[i] at x[i], the same on every rank). Collective.
 static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) {
-    char why[256];
+    Error e;
     for (int i = 0; i < n && k->copies; i++) {
-        if (peers_open(&k->peers, k->shard, x[i], bytes[i], why, sizeof why)) continue;
-        if (k->copies_worth == 0) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", why);
-        if (k->shard->rank == 0) warn("rank %d: arrays could not be opened to the other GPUs (%s): NCCL moves everything", k->comm->rank, why);
+        if (peers_open(&k->peers, k->shard, x[i], bytes[i], &e)) continue;
+        if (k->copies_worth == 0) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", e.text);
+        if (k->shard->rank == 0) warn("arrays could not be opened to the other GPUs (%s): NCCL moves everything", e.text);
         peers_end(&k->peers, k->shard);
         k->copies = false;
     }

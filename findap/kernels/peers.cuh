@@ -110,30 +110,23 @@ template <typename T> __global__ static void __launch_bounds__(256) peers_sum_ro
     }
 }
 
-// Opens an array of every rank (bytes at x here) to all of them. Collective. False, with the reason in `why`, on every rank when one of them cannot.
-static bool peers_open_region(Comm *c, PeerRegion *region, void *x, int64_t bytes, char *why, size_t size) {
-    typedef struct { cudaIpcMemHandle_t handle; int64_t bytes; int status; } Offer;
+// Opens an array of every rank (bytes at x here) to all of them. Collective. False on every rank, with one's error, when one of them cannot.
+static bool peers_open_region(Comm *c, PeerRegion *region, void *x, int64_t bytes, Error *e) {
+    typedef struct { cudaIpcMemHandle_t handle; int64_t bytes; } Offer;
     Offer mine, all[PEERS_MOST];
-    int status[PEERS_MOST], bad = 0;
     memset(&mine, 0, sizeof mine);
     memset(region, 0, sizeof *region);
     region->bytes = mine.bytes = bytes;
-    mine.status = (int)cudaIpcGetMemHandle(&mine.handle, x);
+    cudaError_t status = cudaIpcGetMemHandle(&mine.handle, x);
+    if (!comm_agree(c, status == cudaSuccess || fail(e, "rank %d: %s", comm_job_rank(c, c->rank), cudaGetErrorString(status)), e, "the GPUs' memory")) { cudaGetLastError(); return false; }
     comm_gather_bytes(c, &mine, all, (int64_t)sizeof mine, "the GPUs' memory", true);
-    for (int r = 0; r < c->size; r++) if (!bad) bad = all[r].status;
-    for (int r = 0; r < c->size && !bad; r++) {
+    for (int r = 0; r < c->size && status == cudaSuccess; r++) {
         CHECK(all[r].bytes == bytes);
         if (r == c->rank) region->at[r] = (char *)x;
-        else bad = (int)cudaIpcOpenMemHandle((void **)&region->at[r], all[r].handle, cudaIpcMemLazyEnablePeerAccess);
+        else status = cudaIpcOpenMemHandle((void **)&region->at[r], all[r].handle, cudaIpcMemLazyEnablePeerAccess);
     }
-    cudaGetLastError();   // none of these errors is to be found later
-    comm_gather_bytes(c, &bad, status, (int64_t)sizeof bad, "the GPUs' memory", true);
-    for (int r = 0; r < c->size; r++) {
-        if (!status[r]) continue;
-        snprintf(why, size, "rank %d: %s", comm_job_rank(c, r), cudaGetErrorString((cudaError_t)status[r]));
-        return false;
-    }
-    return true;
+    cudaGetLastError();   // an error here is not to be found later
+    return comm_agree(c, status == cudaSuccess || fail(e, "rank %d: %s", comm_job_rank(c, c->rank), cudaGetErrorString(status)), e, "the GPUs' memory");
 }
 static void peers_close_region(const Peers *p, PeerRegion *region) {
     for (int r = 0; r < p->ranks; r++) if (r != p->rank && region->at[r]) cudaIpcCloseMemHandle(region->at[r]);
@@ -168,8 +161,8 @@ static void peers_meet(const Peers *p, int what, cudaStream_t stream) {
     if (status != CUDA_SUCCESS) die("cuStreamBatchMemOp: error %d ---> --links nccl does without", (int)status);
 }
 // Memory that could be opened need not carry: over PCIe behind an IOMMU reads of a peer may bring anything, and nothing is said. So a mebibyte and a flag go from each to each and
-// are looked at. Collective. NULL, or what is wrong at this rank
-static const char *peers_try(Peers *p, Comm *c, cudaStream_t stream) {
+// are looked at. Collective.
+static bool peers_try(Peers *p, Comm *c, cudaStream_t stream, Error *e) {
     enum { WORDS = 1 << 18 };
     uint32_t *x = (uint32_t *)xmalloc(WORDS * 4);
     const char *wrong = NULL;
@@ -190,13 +183,14 @@ static const char *peers_try(Peers *p, Comm *c, cudaStream_t stream) {
     if (!wrong && cudaMemcpy(&seen, p->memory + PEER_STAGING, sizeof seen, cudaMemcpyDeviceToHost) != cudaSuccess) wrong = "a copy failed";
     for (int r = 0; r < p->ranks && !wrong; r++) if (r != p->rank && seen.at[PEERS_BEGUN][r] != 1) wrong = "a flag did not arrive";
     cudaGetLastError();
-    return wrong;
+    return comm_agree(c, !wrong || fail(e, "rank %d: %s", comm_job_rank(c, c->rank), wrong), e, "trying the GPUs' memory");
 }
 // NVLink between all of them? Only GPUs that it joins change each other's memory atomically. Collective.
-static bool peers_nvlink(Comm *c) {
+static bool peers_nvlink(Comm *c, Error *e) {
     typedef struct { char bus[32]; } Place;
     Place mine, all[PEERS_MOST];
-    int device, answers[PEERS_MOST], good = 1;
+    int device;
+    bool good = true;
     memset(&mine, 0, sizeof mine);
     CUDA_CHECK(cudaGetDevice(&device));
     CUDA_CHECK(cudaDeviceGetPCIBusId(mine.bus, (int)sizeof mine.bus, device));
@@ -207,9 +201,7 @@ static bool peers_nvlink(Comm *c) {
         good = good && cudaDeviceGetByPCIBusId(&other, all[r].bus) == cudaSuccess && cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, device, other) == cudaSuccess && atomics;
     }
     cudaGetLastError();   // a GPU that this process does not see
-    comm_gather_bytes(c, &good, answers, (int64_t)sizeof good, "the ranks' GPUs", true);
-    for (int r = 0; r < c->size; r++) good = good && answers[r];
-    return good;
+    return comm_agree(c, good || fail(e, "not all GPUs are joined by NVLink and seen by every process"), e, "the ranks' GPUs");
 }
 
 // Closes what was opened; then, after a barrier, everybody may free what is his. Collective.
@@ -221,43 +213,32 @@ static void peers_end(Peers *p, Comm *c) {
     memset(p, 0, sizeof *p);
 }
 // Can the GPUs of these ranks read each other's memory? Then staging and flags are there. nvlink: only over that; elsewhere nobody has measured what is faster.
-// Collective. False on every rank: why
-static bool peers_begin(Peers *p, Comm *c, bool nvlink, cudaStream_t stream, char *why, size_t size) {
-    int *hosts = (int *)xmalloc(c->size * (int64_t)sizeof(int)), good = 0, all[PEERS_MOST];
-    bool together = true;
+// Collective. False on every rank, with the reason
+static bool peers_begin(Peers *p, Comm *c, bool nvlink, cudaStream_t stream, Error *e) {
+    int *hosts = (int *)xmalloc(c->size * (int64_t)sizeof(int));
     memset(p, 0, sizeof *p);
     comm_gather_bytes(c, &c->host, hosts, (int64_t)sizeof(int), "the ranks' hosts", true);
-    for (int r = 0; r < c->size; r++) together = together && hosts[r] == hosts[0];
+    const bool together = shard_astride(hosts, c->size, c->size) < 0;
     free(hosts);
-    if (!together || c->size > PEERS_MOST) { snprintf(why, size, together ? "more than %d ranks share the state" : "ranks on several hosts", PEERS_MOST); return false; }
-    if (nvlink && !peers_nvlink(c)) { snprintf(why, size, "not all GPUs are joined by NVLink and seen by every process"); return false; }
+    if (!together) return fail(e, "ranks on several hosts");
+    if (c->size > PEERS_MOST) return fail(e, "more than %d ranks share the state", PEERS_MOST);
+    if (nvlink && !peers_nvlink(c, e)) return false;
     p->ranks = c->size; p->rank = c->rank;
-    cudaDriverEntryPointQueryResult found;
-    if (cudaGetDriverEntryPointByVersion("cuStreamBatchMemOp", (void **)&p->memory_operations, 12000, cudaEnableDefault, &found) == cudaSuccess) good = found == cudaDriverEntryPointSuccess;
+    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuStreamBatchMemOp", (void **)&p->memory_operations, 12000, cudaEnableDefault, &found);
     cudaGetLastError();
-    comm_gather_bytes(c, &good, all, (int64_t)sizeof good, "the GPUs' abilities", true);
-    for (int r = 0; r < c->size; r++) if (!all[r]) { snprintf(why, size, "rank %d's driver has no cuStreamBatchMemOp", comm_job_rank(c, r)); return false; }
+    if (!comm_agree(c, (status == cudaSuccess && found == cudaDriverEntryPointSuccess) || fail(e, "the driver has no cuStreamBatchMemOp"), e, "the GPUs' abilities")) return false;
     CUDA_CHECK(cudaMalloc((void **)&p->memory, (size_t)PEER_STAGING + sizeof(PeerFlags)));
     CUDA_CHECK(cudaMemset(p->memory + PEER_STAGING, 0, sizeof(PeerFlags)));
     CUDA_CHECK(cudaDeviceSynchronize());
-    if (peers_open_region(c, &p->own, p->memory, PEER_STAGING + (int64_t)sizeof(PeerFlags), why, size)) {
-        typedef struct { char text[64]; } Report;
-        Report mine, reports[PEERS_MOST];
-        const char *wrong = peers_try(p, c, stream);
-        memset(&mine, 0, sizeof mine);
-        if (wrong) snprintf(mine.text, sizeof mine.text, "%s", wrong);
-        comm_gather_bytes(c, &mine, reports, (int64_t)sizeof mine, "trying the GPUs' memory", true);
-        bool carries = true;
-        for (int r = c->size - 1; r >= 0; r--) if (reports[r].text[0]) { carries = false; snprintf(why, size, "rank %d: %s", comm_job_rank(c, r), reports[r].text); }
-        if (carries) return true;
-    }
+    if (peers_open_region(c, &p->own, p->memory, PEER_STAGING + (int64_t)sizeof(PeerFlags), e) && peers_try(p, c, stream, e)) return true;
     peers_end(p, c);
     return false;
 }
 // Opens one more array of all ranks (bytes at x, cudaMalloc's) to each other. Collective.
-static bool peers_open(Peers *p, Comm *c, void *x, int64_t bytes, char *why, size_t size) {
+static bool peers_open(Peers *p, Comm *c, void *x, int64_t bytes, Error *e) {
     CHECK(p->num_regions < PEER_REGIONS);
-    return peers_open_region(c, &p->regions[p->num_regions++], x, bytes, why, size);
+    return peers_open_region(c, &p->regions[p->num_regions++], x, bytes, e);
 }
 // where rank r has what this rank has at x; NULL: not in an array that was opened
 static char *peer_address(const Peers *p, const void *x, int r) {
