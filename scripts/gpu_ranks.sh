@@ -20,7 +20,7 @@ run() {   # log, ranks, program, flags...
     if [ "$ranks" = 1 ]; then "$@" >"$log" 2>&1; else timeout 300 mpirun --bind-to none -np "$ranks" "$@" >"$log" 2>&1; fi
 }
 steps() { cat "${@/#/$dir/}" | grep '^step' | grep -o 'loss *[0-9.]*\|norm *[0-9.]*'; }
-say() { printf '%-66s %s\n' "$1" "$2"; [ "$2" = ok ] || { status=1; [ -n "${3:-}" ] && tail -n 2 "$dir/$3.log"; }; }
+say() { printf '%-66s %s\n' "$1" "$2"; [ "$2" = ok ] || { status=1; [ -n "${3:-}" ] && { grep -m 1 'error: ' "$dir/$3.log" || tail -n 2 "$dir/$3.log"; }; }; }
 same() { [ -n "$(steps "$1")" ] && [ "$(steps "$1")" = "$(steps "${@:2}")" ] && echo ok || echo DIFFERENT; }
 counts=2; [ "$gpus" -gt 2 ] && counts="2 $gpus"
 groups=(); [ "$gpus" -ge 4 ] && groups=("--shard-ranks 2 --zero 1" "--shard-ranks 2 --zero 2" "--shard-ranks 2 --zero 3" "--shard-ranks 1" "--shard-ranks 2 --zero 1 --links copies")

@@ -168,7 +168,8 @@ static bool peers_try(Peers *p, Comm *c, cudaStream_t stream, Error *e) {
     const char *wrong = NULL;
     PeerFlags seen;
     for (int i = 0; i < WORDS; i++) x[i] = random_bits((uint64_t)p->rank, (uint64_t)i);
-    if (cudaMemcpy(p->memory, x, WORDS * 4, cudaMemcpyHostToDevice) != cudaSuccess) wrong = "a copy failed";
+    // the host is not to go on when its pages have been read, as cudaMemcpy does, but when the words are there
+    if (cudaMemcpyAsync(p->memory, x, WORDS * 4, cudaMemcpyHostToDevice, stream) != cudaSuccess || cudaStreamSynchronize(stream) != cudaSuccess) wrong = "a copy failed";
     comm_barrier(c, "trying the GPUs' memory", true);
     for (int r = 0; r < p->ranks && !wrong; r++) {
         if (r == p->rank) continue;
