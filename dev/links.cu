@@ -2,7 +2,7 @@
 //
 //     mpirun -np 4 build/dev/links            every version alone: a layer of Llama-3-8B, 872 MB of fp32
 //     mpirun -np 4 build/dev/links beside     ... and what matrix products lose to it, and it to them
-//     mpirun -np 4 build/dev/links check      the final version, sums, gathers and rows, over odd sizes: the bits of a sum in rank order on the host. Exit status 1 if one fails
+//     mpirun -np 4 build/dev/links check      the final version, forty trials, sums, gathers and rows, over odd sizes: the bits of a sum in rank order on the host. Exit status 1 if one fails
 //
 // What must move: (P-1)/P of the bytes, into each GPU; "bus" divides that by the time, as NCCL's own tests do.
 #include "ladder.cuh"                       // defines: normal_kernel, expect, check_result
@@ -176,6 +176,24 @@ template <typename T> static void check_sums(Links *k, Comm *c, const char *type
     comm_barrier(c, "closing", true);
     CUDA_CHECK(cudaFree(x));
 }
+// Opened, tried and closed over and over: a trial that fails by chance would take NCCL without need
+static void check_trials(Links *k, Comm *c) {
+    enum { TIMES = 40 };
+    int failed = 0;
+    Error e = {""};
+    for (int i = 0; i < TIMES; i++) {
+        Peers p;
+        float *x;
+        CUDA_CHECK(cudaMalloc((void **)&x, 4096));
+        const bool begun = peers_begin(&p, c, true, k->stream, &e);
+        failed += !begun || !peers_open(&p, c, x, 4096, &e);
+        if (begun) peers_end(&p, c);
+        CUDA_CHECK(cudaFree(x));
+    }
+    char what[sizeof e.text + 64];
+    snprintf(what, sizeof what, "%d of %d failed%s%s", failed, (int)TIMES, failed ? ": " : "", e.text);
+    expect(failed == 0, "trials", what);
+}
 // rows of V x C, of which each rank touched its own
 template <typename T> static void check_rows(Links *k, Comm *c, int64_t V, int64_t C, const char *type) {
     T *x;
@@ -237,6 +255,7 @@ int main(int argc, char **argv) {
     links_create(&copies, &c, &c, &self, "copies", notes, sizeof notes);
     int status = 0;
     if (check) {
+        check_trials(&copies, &c);
         check_sums<float>(&copies, &c, "fp32");
         check_sums<bf16>(&copies, &c, "bf16");
         check_rows<float>(&copies, &c, 3001, 200, "fp32");

@@ -21,7 +21,7 @@ static void line(uint64_t begin, uint64_t end, uint32_t stream, const char *name
     if (!first) first = begin;
     fprintf(out, "%.3f\t%.3f\t%u\t%.90s\n", ((double)begin - (double)first) * 1e-3, ((double)end - (double)first) * 1e-3, stream, name);
 }
-static void CUPTIAPI requested(uint8_t **buffer, size_t *size, size_t *most) { *size = 8 << 20; *buffer = (uint8_t *)aligned_alloc(64, *size); *most = 0; }
+static void CUPTIAPI requested(uint8_t **buffer, size_t *size, size_t *most) { *size = 256 << 10; *buffer = (uint8_t *)aligned_alloc(64, *size); *most = 0; }
 static void CUPTIAPI completed(CUcontext context, uint32_t stream, uint8_t *buffer, size_t size, size_t valid) {
     (void)context; (void)stream; (void)size;
     for (CUpti_Activity *a = NULL; next_record(buffer, valid, &a) == CUPTI_SUCCESS;) {
@@ -31,6 +31,7 @@ static void CUPTIAPI completed(CUcontext context, uint32_t stream, uint8_t *buff
         else if (a->kind == CUPTI_ACTIVITY_KIND_MEMSET) { CUpti_ActivityMemset4 *k = (CUpti_ActivityMemset4 *)a; line(k->start, k->end, k->streamId, "memset"); }
     }
     free(buffer);
+    fflush(out);   // a run that is killed leaves a trace too
 }
 static void finish(int status, void *nothing) {
     (void)nothing;

@@ -23,7 +23,10 @@ for ((i = 1; i <= times; i++)); do
     mpi=$!
     [ $((i % 4)) = 0 ] || for ((tenth = 0; tenth < 600; tenth++)); do grep -q '^step' $dir/$i.log && break; kill -0 $mpi 2>/dev/null || break; sleep 0.1; done
     sleep "$((RANDOM % 3)).$((RANDOM % 10))"
-    mapfile -t ranks < <(pgrep -f "^build/train_findap .*--out $dir/killed")
+    for ((tenth = 0; tenth < 100; tenth++)); do   # there may be none yet
+        mapfile -t ranks < <(pgrep -f "^build/train_findap .*--out $dir/killed")
+        [ ${#ranks[@]} -gt 0 ] && break; kill -0 $mpi 2>/dev/null || break; sleep 0.1
+    done
     [ ${#ranks[@]} -gt 0 ] && kill -9 "${ranks[RANDOM % ${#ranks[@]}]}" 2>/dev/null && killed=$((killed + 1))
     begin=$SECONDS
     wait $mpi; status=$?
