@@ -536,7 +536,7 @@ FN int dpo_run(Dpo *d, bool by_epochs, Error *e) {
         if (d->pairs.num_dev > 0 && p->dev_stage_step != p->step && (last || p->step % o->dev_every == 0)) dpo_evaluate(d);
         bool stopping = train_stopping(t);
         if (stopping || (asked && !last)) {
-            if (!train_checkpoint(t, true, e)) return 1;
+            if (!state_same(t->model, e) || !train_checkpoint(t, true, e)) return 1;
             log_say(&t->log, "stopped after step %" PRId64 " by %s ---> the same command with --resume goes on\n", p->step, train_stop_signal ? strsignal(train_stop_signal) : stopping ? "a signal to another rank" : "--stop-after-steps");
             return EXIT_STOPPED;
         }
@@ -544,7 +544,9 @@ FN int dpo_run(Dpo *d, bool by_epochs, Error *e) {
         if (!dpo_step(d, by_epochs, e)) return 1;
         int64_t pending = t->writer.step;
         if (!train_checkpoint_poll(t, false, &why)) train_checkpoint_failed(t, pending, &why);
-        if (o->checkpoint_every > 0 && p->step % o->checkpoint_every == 0 && !train_checkpoint(t, false, &why)) train_checkpoint_failed(t, p->step, &why);
+        if (o->checkpoint_every == 0 || p->step % o->checkpoint_every != 0) continue;
+        if (!state_same(t->model, e)) return 1;   // see train_run
+        if (!train_checkpoint(t, false, &why)) train_checkpoint_failed(t, p->step, &why);
     }
 }
 
@@ -638,7 +640,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     Comm *c = &o->comm;
     t->options = o; t->config = &config; t->comm = c; t->log.quiet = o->quiet; t->log.every = o->log_every;
     d.options = options;
-    bool first = c->rank == 0, found = false;
+    bool first = c->rank == 0, found = false, moments = options->optimizer != NULL;
     int result = 1;
     if (!comm_agree(c, dpo_open(&d, &config, seq_len_given, e), e, "opening the pairs")) goto end;
     t->steps = by_epochs ? (d.pairs.num_train * o->epochs + options->step_pairs - 1) / options->step_pairs : o->steps;
@@ -647,7 +649,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     if (first) train_check_tokenizer(o->model, &d.pairs.shards[0]);
     if (!comm_agree(c, !first || (train_out_check(o, e) && (!options->ref || train_input_kept("--ref", options->ref, o->out, e)) && dpo_optimizer_check(&d, e)), e, "looking at --out") || !dpo_hashes(&d, e)) goto end;
     dpo_identity(&d, by_epochs);
-    if (!train_same(t, e)) goto end;
+    if (!train_same(t, e) || !comm_same(c, &moments, sizeof moments, e)) goto end;
     dpo_make_room(&d);
     if (options->loss.kind != LOSS_SIMPO && (result = dpo_reference(&d, e)) != 0) goto end;
     result = 1;
@@ -659,6 +661,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     if (options->optimizer && o->resume && !found && !dpo_moments(&d, e)) goto end;
     if (found && (t->progress.step > t->steps || t->progress.epoch < 0 || t->progress.row < 0 || t->progress.row > d.pairs.num_train)) { fail(e, "%s: the checkpoint's cursor is beyond the pairs", o->out); goto end; }
     if (found) log_say(&t->log, "resumed after step %" PRId64 ": epoch %" PRId64 ", pair %" PRId64 "\n", t->progress.step, t->progress.epoch, t->progress.row);
+    if (!state_same(t->model, e)) goto end;
     train_started(t, found, argc, argv);
     result = dpo_run(&d, by_epochs, e);
     Error lost;

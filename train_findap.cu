@@ -597,7 +597,7 @@ Model *model_create(const Config *config, int64_t B, int64_t T, bool training, c
         if (rows) CUDA_CHECK(cudaMalloc((void **)&m->touched, (size_t)config->vocab_size));
         void *const arrays[] = {m->grads, m->params, m->touched};
         const int64_t bytes[] = {gradients, (int64_t)params_bytes, config->vocab_size};
-        links_open(&m->links, arrays, bytes, rows ? 3 : 2);
+        links_open(&m->links, arrays, bytes, rows ? 3 : 2, m->notes, sizeof m->notes);
     }
     CUDA_CHECK(cudaMalloc((void **)&m->arena, (size_t)activations));
     CUDA_CHECK(cudaMemsetAsync(m->arena, 0, (size_t)activations, m->stream));
@@ -1131,6 +1131,7 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
     const real *w = param(m, head_name(m), 0);
     real *logits = (real *)m->scratch;
     int64_t room = m->head_upload.count / 3;
+    comm_wait_begin(m->comm, "the LM head", false);   // as in model_forward
     int32_t *place = upload_begin(&m->head_upload), *target = place + room, *device = m->head_upload.device;
     float *row_coef = (float *)(target + room);
     for (int64_t i = 0; i < N; i++) {
@@ -1161,6 +1162,7 @@ void model_head(Model *m, const Batch *b, const float *coef, float *logp) {
         scatter_rows(m->dhidden, m->head_hidden, row_place, known, C, s);
     }
     if (logp) CUDA_CHECK(cudaMemcpyAsync(logp, m->logp, (size_t)N * sizeof(float), cudaMemcpyDeviceToHost, s));
+    comm_wait_end(m->comm);
 }
 
 void model_backward(Model *m, const Batch *b) {

@@ -132,6 +132,7 @@ static void pull(Links *k, int version, int blocks, float *x, int64_t n) {
 // ---------------------------------------------------------------------------------------------------------------------
 // the check
 
+static char notes[8192];
 static void take(Links *k, char *x, int64_t n, int bytes) { links_take(k, x, x + shard_begin(k->shard, n) * bytes, n); }
 template <typename T> static std::vector<T> numbers_of(int64_t n, uint64_t seed) {
     Array<T> x(n, seed, 1.0f);
@@ -145,7 +146,7 @@ template <typename T> static void check_sums(Links *k, Comm *c, const char *type
     CUDA_CHECK(cudaMalloc((void **)&x, (size_t)all * sizeof(T)));
     void *const arrays[] = {x};
     const int64_t room[] = {all * bytes};
-    links_open(k, arrays, room, 1);
+    links_open(k, arrays, room, 1, notes, sizeof notes);
     for (int turn = 0; turn < 30; turn++) {   // 28 of them only follow each other as fast as they can
         int64_t at = 0;
         for (int64_t n : sizes) { normal_kernel<<<1024, 256, 0, k->stream>>>(x + at, n, (uint64_t)(turn * 64 + c->rank), 1.0f); take(k, (char *)(x + at), n, bytes); at += n; }
@@ -202,7 +203,7 @@ template <typename T> static void check_rows(Links *k, Comm *c, int64_t V, int64
     CUDA_CHECK(cudaMalloc((void **)&touched, (size_t)V));
     void *const arrays[] = {x, touched};
     const int64_t room[] = {V * C * (int64_t)sizeof(T), V};
-    links_open(k, arrays, room, 2);
+    links_open(k, arrays, room, 2, notes, sizeof notes);
     std::vector<float> want((size_t)(V * C), 0.0f);
     for (int r = 0; r < c->size; r++) {
         std::vector<T> part = numbers_of<T>(V * C, (uint64_t)r);
@@ -243,7 +244,6 @@ int main(int argc, char **argv) {
     Comm c, self;
     Error e;
     Links copies, nccl;
-    char notes[8192] = "";
     program_name = "links";
     const bool check = argc > 1 && strcmp(argv[1], "check") == 0, beside = argc > 1 && strcmp(argv[1], "beside") == 0;
     if (argc > 2 || (argc == 2 && !check && !beside)) die("expected nothing, beside or check");
@@ -270,7 +270,7 @@ int main(int argc, char **argv) {
         normal_kernel<<<1024, 256>>>(x, LAYERS * LAYER, (uint64_t)c.rank, 1e-3f);
         void *const arrays[] = {x};
         const int64_t room[] = {LAYERS * LAYER * 4};
-        links_open(&copies, arrays, room, 1);
+        links_open(&copies, arrays, room, 1, notes, sizeof notes);
         links_create(&nccl, &c, &c, &self, "nccl", notes, sizeof notes);
         auto reduce = [&](Links *k, int i) { take(k, (char *)(x + i % LAYERS * LAYER), LAYER, 4); links_reduce(k, 4, NULL, 0); };
         std::vector<Version> versions = {{"1: NCCL's ring", [&](int i) { reduce(&nccl, i); }}};

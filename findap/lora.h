@@ -116,15 +116,15 @@ FN bool lora_load_dir(Model *m, const char *dir, Error *e) {
     char a[LORA_TEXT_SIZE], b[LORA_TEXT_SIZE];
     const Lora *want = model_lora(m);
     Lora have;
-    if (!lora_read_config(dir, &have, e)) return false;
-    if (have.rank != want->rank || have.alpha != want->alpha || have.rslora != want->rslora || have.targets != want->targets)
-        return fail(e, "%s/adapter_config.json: rank %" PRId64 ", alpha %g, rslora %d on %s, the model was made for rank %" PRId64 ", alpha %g, rslora %d on %s", dir, have.rank, have.alpha, have.rslora,
+    bool ok = lora_read_config(dir, &have, e);   // one that cannot be read says so below, where all ranks meet
+    if (ok && (have.rank != want->rank || have.alpha != want->alpha || have.rslora != want->rslora || have.targets != want->targets))
+        ok = fail(e, "%s/adapter_config.json: rank %" PRId64 ", alpha %g, rslora %d on %s, the model was made for rank %" PRId64 ", alpha %g, rslora %d on %s", dir, have.rank, have.alpha, have.rslora,
                     lora_targets_text(have.targets, a), want->rank, want->alpha, want->rslora, lora_targets_text(want->targets, b));
     char *path = path_join(dir, "adapter_model.safetensors"), *pickle = path_join(dir, "adapter_model.bin");
     Safetensors *s = NULL;
-    if (!file_exists(path) && file_exists(pickle)) fail(e, "%s: is a pickle, which can run any program when it is read ---> save the adapter as safetensors", pickle);
-    else s = safetensors_open(path, e);
-    bool ok = s != NULL;
+    if (ok && !file_exists(path) && file_exists(pickle)) fail(e, "%s: is a pickle, which can run any program when it is read ---> save the adapter as safetensors", pickle);
+    else if (ok) s = safetensors_open(path, e);
+    ok = s != NULL;
     int64_t not_finite = 0;
     for (int64_t k = 0; ok && k < s->count; k++)
         if (!model_tensor_named(m, s->tensors[k].name, true)) ok = fail(e, "%s: unexpected tensor \"%.150s\" ---> is adapter_config.json that of these weights, and the adapter that of this model?", path, s->tensors[k].name);

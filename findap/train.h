@@ -591,7 +591,7 @@ FN int train_run(Train *t, double *sums, int64_t *counts, Error *e) {
         StageData *s = &t->data->stages[p->stage];
         bool dev = s->dev.num_rows > 0;
         if (p->stage_step == 0 && p->dev_stage_step != 0) {
-            if (!r->keep_optimizer) { model_zero_moments(t->model); p->adam_t = 0; t->count_given = false; }
+            if (!r->keep_optimizer) { checkpoint_copied(&t->writer); model_zero_moments(t->model); p->adam_t = 0; t->count_given = false; }
             p->best_dev = INFINITY; p->dev_without_gain = 0; p->best_dev_step = -1; p->dev_stage_step = -1;
         }
         for (;;) {
@@ -706,6 +706,7 @@ FN bool train_dump(Train *t, double *sums, int64_t *counts, Error *e) {
               (!with_logits || safetensors_writer_data(w, logits, logits_bytes, e)));
     for (int i = 0; i < model_num_tensors(m); i++)
         for (int64_t l = 0; !model_tensor(m, i)->frozen && l < tensor_layers(m, model_tensor(m, i)); l++) {
+            comm_barrier(t->comm, "writing the dump", true);   // rank 0 may still be at the tensor before
             model_get(m, KIND_GRAD, i, (int)l, scratch);   // all ranks, whatever became of the file
             ok = ok && (!first || safetensors_writer_data(w, scratch, tensor_numbers(model_tensor(m, i)) * 4, e));
         }
@@ -772,7 +773,9 @@ FN bool train_same(const Train *t, Error *e) {
     if (d) closedir(d);
     char *identity = json_dumps(t->identity, JSON_COMPACT | JSON_SORT_KEYS);
     CHECK(identity);
-    char *all = xprintf("%s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s %" PRId64 " %s %d %s", identity, FINDAP_COMMIT, o->init, o->init_seed, bytes, o->memory.zero,
+    // micro-batches and evaluations too: they say how many exchanges there are
+    char *all = xprintf("%s %s %" PRId64 " %" PRId64 " %s %" PRId64 " %" PRId64 " %" PRId64 " %s %s %s %" PRId64 " %" PRId64 " %" PRId64 " %d %d %s %" PRId64 " %s %d %s", identity, FINDAP_COMMIT,
+                        t->recipe ? t->recipe->micro_rows : o->micro_rows, o->dev_every, o->init, o->init_seed, bytes, o->memory.zero,
                         o->memory.moments ? o->memory.moments : "", o->memory.gradients ? o->memory.gradients : "", o->memory.recompute ? o->memory.recompute : "", o->checkpoint_every, o->stop_after_steps,
                         o->keep, o->resume, o->dump != NULL, o->save_dtype ? o->save_dtype : "", o->lora_seed, adapter.hex, o->merge, o->memory.links ? o->memory.links : "");
     Hash hash = hash_bytes(all, (int64_t)strlen(all));

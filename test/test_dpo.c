@@ -832,6 +832,12 @@ static void ranks_change_nothing(void **state) {
         snprintf(two, sizeof two, "%s/checkpoints/reference.safetensors", of);
         assert_true(same_bits(one, two));   // a pair's sum is made on one rank: the same bits on any number
     }
+    // replicas that do not begin with the same weights (the second's files are a byte off, and as long): nothing is trained or kept, since --resume would make them one
+    assert_int_equal(shell("cp -r test/data/llama3 %s/off && chmod -R u+w %s/off && printf '\\001' | dd of=%s/off/model.safetensors bs=1 seek=$(($(stat -c %%s %s/off/model.safetensors) - 10)) conv=notrunc 2>/dev/null", directory, directory, directory, directory), 0);
+    snprintf(flags, sizeof flags, "--pairs %s/pairs --seq-len 64 --step-pairs 8 --steps 6 --checkpoint-every 2 --shard-ranks 1 --out %s/z --quiet", directory, directory);
+    assert_int_equal(shell("timeout -k 5 60 env OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --bind-to none -np 1 %s/dpo_cpu --model test/data/llama3 %s : -np 1 %s/dpo_cpu --model %s/off %s >%s/z.log 2>&1",
+                           build, flags, build, directory, flags, directory), 1);
+    assert_int_equal(shell("grep -q 'error: rank 1 has other weights or moments than rank 0, whose replica it is' %s/z.log && ! ls -d %s/z/checkpoints/step_* 2>/dev/null", directory, directory), 0);
 }
 
 static void a_signal_stops_with_a_checkpoint(void **state) {

@@ -364,6 +364,13 @@ static void test_errors_are_said_once(void **state) {
     // ranks that would train different things, and one that cannot begin at all
     int status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --step-tokens 896 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --step-tokens 896 --seed 43 --out %s 2>&1", mpirun, build, small, in("y"), build, small, in("y"));
     if (status != 1 || !strstr(output, "rank 1 has another program, model, data, recipe or flags than rank 0")) fail_msg("status %d: %s", status, output);
+    // of another micro-batch's size a rank would exchange another number of times
+    char other[sizeof small], *two = NULL;
+    snprintf(other, sizeof other, "%s", small);
+    assert_non_null(two = strstr(other, "--micro-rows 2"));
+    two[strlen("--micro-rows ")] = '1';
+    status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --step-tokens 896 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --step-tokens 896 --out %s 2>&1", mpirun, build, small, in("y"), build, other, in("y"));
+    if (status != 1 || !strstr(output, "rank 1 has another program, model, data, recipe or flags than rank 0")) fail_msg("status %d: %s", status, output);
     status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --nonsense --out %s 2>&1", mpirun, build, small, in("y"), build, small, in("y"));
     if (status != 1 || !strstr(output, "--nonsense")) fail_msg("status %d: %s", status, output);
     assert_false(is_directory(in("y/checkpoints")));

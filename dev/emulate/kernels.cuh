@@ -177,7 +177,7 @@ static void links_create(Links *k, Comm *a, Comm *b, Comm *c, const char *how, c
     if (k->copies && !peers_begin(&k->peers, b, true, NULL, &e)) die("%s", e.text);
 }
 static void links_free(Links *k) { if (k->copies) peers_end(&k->peers, k->shard); }
-static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) { Error e; for (int i = 0; i < n && k->copies; i++) if (!peers_open(&k->peers, k->shard, x[i], bytes[i], &e)) die("%s", e.text); }
+static void links_open(Links *k, void *const *x, const int64_t *bytes, int n, char *, size_t) { Error e; for (int i = 0; i < n && k->copies; i++) if (!peers_open(&k->peers, k->shard, x[i], bytes[i], &e)) die("%s", e.text); }
 static void links_take(Links *k, void *x, const void *owned, int64_t n) { k->taken.push_back({x, owned, n}); }
 static bool links_by_copies(Links *k, std::vector<PeerTensor> *t, int bytes) {
     for (const LinkTensor &l : k->taken) {

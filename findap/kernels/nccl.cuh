@@ -123,13 +123,15 @@ static void links_free(Links *k) {
 
 #ifdef FINDAP_NCCL
 static ncclDataType_t nccl_type(int bytes) { return bytes == 4 ? ncclFloat32 : ncclBfloat16; }
-// Lets the ranks' copy engines read these arrays (cudaMalloc's; bytes[i] at x[i], the same on every rank). Collective.
-static void links_open(Links *k, void *const *x, const int64_t *bytes, int n) {
+// Lets the ranks' copy engines read these arrays (cudaMalloc's; bytes[i] at x[i], the same on every rank). notes: as links_create's. Collective.
+static void links_open(Links *k, void *const *x, const int64_t *bytes, int n, char *notes, size_t notes_size) {
     Error e;
     for (int i = 0; i < n && k->copies; i++) {
         if (peers_open(&k->peers, k->shard, x[i], bytes[i], &e)) continue;
         if (k->copies_worth == 0) die("--links copies is not possible (%s) ---> --links auto takes NCCL then", e.text);
         if (k->shard->rank == 0) warn("arrays could not be opened to the other GPUs (%s): NCCL moves everything", e.text);
+        const size_t used = strlen(notes);
+        snprintf(notes + used, notes_size - used, "links: NCCL after all (%s)\n", e.text);
         peers_end(&k->peers, k->shard);
         k->copies = false;
     }
@@ -226,7 +228,7 @@ static void links_connect(Links *k) {
     CUDA_CHECK(cudaFree(totals));
 }
 #else
-static void links_open(Links *, void *const *, const int64_t *, int) {}
+static void links_open(Links *, void *const *, const int64_t *, int, char *, size_t) {}
 static void links_take(Links *, void *, const void *, int64_t) {}
 static void links_reduce(Links *, int, const uint8_t *, int64_t) {}
 static void links_sum(Links *, int) {}
