@@ -88,7 +88,7 @@ FN int dpo_flags(TrainOptions *o, DpoOptions *d, Flag *flags) {
     const Flag table[] = {
         {"--pairs", FLAG_LIST, &d->words, "SHARD", "shards or PREFIXes of `prepare --kind pref`", 0, 0, false},
         {"--ref", FLAG_STRING, &d->ref, "DIR", "the reference model, if it is not --model as it is before training", 0, 0, false},
-        {"--preset", FLAG_STRING, &d->preset, "NAME", "findap (beta 0.1, alpha 1, lr 5e-7, 3 epochs) or openfinllm (beta 1, alpha 0, lr 1e-6, 3 epochs); flags win", 0, 0, false},
+        {"--preset", FLAG_STRING, &d->preset, "NAME", "findap (beta 0.1, alpha 1, lr 5e-7, warmup 0.1) or openfinllm (beta 1, alpha 0, lr 1e-6, warmup 0); both 3 epochs, weight decay 0, beta2 0.999; flags win", 0, 0, false},
         {"--loss", FLAG_STRING, &d->loss_name, "NAME", "dpo, cdpo, robust, ipo, hinge, dpo-norm or simpo: see findap/preference.h", 0, 0, false},
         {"--beta", FLAG_DOUBLE, &d->loss.beta, "X", "how dear it is to leave the reference", 1e-6, 1e6, false},
         {"--label-smoothing", FLAG_DOUBLE, &d->loss.smoothing, "X", "cdpo, robust: share of pairs that are the wrong way round", 0, 0.499, false},

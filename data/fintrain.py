@@ -25,6 +25,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import math
 import os
 import random
 import re
@@ -68,7 +69,7 @@ def get(row, key):
     if key not in row:
         raise Malformed(f'has no "{key}", found {", ".join(map(str, row)) or "no field"}')
     value = row[key]
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):     # NaN: how tables write null
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
@@ -612,7 +613,14 @@ def read_csv(path, file):
     head = file.readline()
     file.seek(0)
     delimiter = "\t" if head.count(b"\t") > head.count(b",") else ","
-    table = (decode(line, i) for i, line in enumerate(file, 1))
+    line = 0
+
+    def decoded():
+        nonlocal line
+        for line, data in enumerate(file, 1):
+            yield decode(data, line)
+
+    table = decoded()
     try:
         for number, row in enumerate(csv.DictReader(table, delimiter=delimiter, strict=True), 1):
             if None in row or None in row.values():
@@ -620,9 +628,9 @@ def read_csv(path, file):
                 row = Malformed(f"has {found} fields, expected {len(row) - (None in row)} as in the header")
             yield number, row
     except csv.Error as e:
-        raise Fail(f"{path}: is not CSV: {e}") from None
-    except Malformed as e:
-        raise Fail(f"{path}: {e}") from None
+        raise Fail(f"{path}:{line}: is not CSV: {e}") from None
+    except Malformed as e:     # in a table one cannot tell where the next row begins
+        raise Fail(f"{path}:{line}: {e}") from None
 
 
 def read_parquet(path):
@@ -679,6 +687,9 @@ def local_files(given, wanted, alone):
         if entry.is_dir() or (suffix_of(entry) and not NOT_DATA.match(entry.name)):
             there.setdefault(entry.name.split(".")[0].lower() if entry.is_file() else entry.name.lower(), entry)
     found = next((there[n.lower()] for n in names if n.lower() in there), root if alone else None)
+    others = [s.name for s in SETS if s.name != wanted.name and s.name.lower() in there]
+    if found == root and others:
+        raise Fail(f"--from {root}: holds no {wanted.name}/ and no {wanted.name}.jsonl, but {', '.join(others[:4])} ---> name the folder or file that is meant")
     if found is None:
         raise Fail(f"--from {root}: holds no {wanted.name}/ and no {wanted.name}.jsonl ---> with several sets, one folder or file each")
     if found.is_file():
@@ -849,6 +860,8 @@ class Output:
     def abandon(self):
         try:
             self.file.close()
+        except OSError:     # what could not be written is not wanted any more, and the error that led here says more
+            pass
         finally:
             self.temporary.unlink(missing_ok=True)
 
@@ -1055,7 +1068,7 @@ def percent(word):
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(prog="fintrain.py", description="The training sets of Llama-Fin by name, as JSONL for prepare.",
-                                     epilog="Exit status 0 only when every set was written whole and its size is the published one.")
+                                     epilog="Exit status 0 only when every set was written whole and, where a size is published and nothing forbids the comparison (--limit, --allow-size-mismatch, stand-ins), is of that size.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="list | get | recipe")
     p = commands.add_parser("list", help="what there is", description="Names, kinds, published sizes, licences and sources.")
     p.add_argument("names", nargs="*", metavar="NAME", help="all that is known of these sets")
@@ -1066,7 +1079,7 @@ def parse_arguments(argv):
     p.add_argument("names", nargs="+", metavar="NAME", help="as `list` prints them")
     p.add_argument("--out", required=True, metavar="DIR", help="where the files go; made if missing")
     p.add_argument("--from", dest="source_path", metavar="PATH",
-                   help="read a local copy instead: a file, a folder, or a folder with one folder or file a set (jsonl, json, csv, parquet; .gz)")
+                   help="read a local copy instead: a file, a folder, or a folder with one folder or file a set (jsonl, json, csv, tsv, parquet, of texts also txt; .gz)")
     p.add_argument("--source", choices=("release", "original", "stand-in"), help="which source to fetch (default: the first that `list NAME` prints)")
     p.add_argument("--revision", metavar="REV", help="commit of the hub to fetch, or that your copy is of; recorded")
     p.add_argument("--limit", type=positive, metavar="N", help="only the first N rows; the size is not checked")
@@ -1103,7 +1116,13 @@ def get_sets(args):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that temporary files are removed
+    def stop(number, _):     # so that temporary files are removed
+        print(f"fintrain.py: error: {signal.strsignal(number)}; nothing was left half-written", file=sys.stderr)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:     # nohup's stays ignored
+            signal.signal(number, stop)
     try:
         return args.run(args) or 0
     except Fail as e:

@@ -7,7 +7,7 @@
 # COMMAND is train_findap, alone or behind mpirun or srun; its --out says where the checkpoints are. What its status means here:
 #   0              done
 #   3              stopped by a signal with a checkpoint written: the loop ends with 3 and starts nothing
-#   126, 127       there is no such program: the loop ends
+#   126, 127       there is no such program: the loop ends (mpirun gives such a one another status: then it ends after N starts)
 #   1 or 2, and nothing was added to DIR/log.jsonl: wrong before the first step (a flag, a file): the loop ends
 #   anything else  a signal (128 + its number), a dead or hung rank, a failed run: after the pause again, with --resume
 # It gives up, with the last status, after N starts in a row (--tries, 3) that brought no newer checkpoint.
@@ -109,7 +109,7 @@ while :; do
     without=$((now > began ? 0 : without + 1))
     what="status $status"
     [ "$status" -gt 128 ] && what="signal $((status - 128))"
-    if [ "$without" -ge "$tries" ]; then say "error: $what; $without starts in a row without a newer checkpoint (step $now) ---> see $out/log.jsonl"; exit "$status"; fi
+    if [ "$without" -ge "$tries" ]; then say "error: $what; $without starts in a row without a newer checkpoint (step $now)$([ -f "$out/log.jsonl" ] && echo " ---> see $out/log.jsonl")"; exit "$status"; fi
     say "$what; newest checkpoint: step $now (before: $began); again in $pause s"
     sleep "$pause" &   # in the background, so that a signal ends the pause
     wait $! || kill $! 2>/dev/null

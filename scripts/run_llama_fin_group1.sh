@@ -9,7 +9,8 @@
 #   MODEL        Llama-3-8B-Instruct as a Hugging Face directory (Meta's licence; the project does not fetch it)
 #   GPUS         processes, one a GPU (default: all of this host)           HOSTFILE  Open MPI's: "name slots=8" a line
 #   DATA         JSONL rows (build/fintrain)         SHARDS  token shards (build/shards)         OUT  result (build/llama_fin/group1)
-#   AS           paper, or code for what the released scripts did           RECIPE    another recipe file to take the stage from
+#   AS           paper, or code for what the released scripts did, with other rows in the shards: build/shards_code, build/llama_fin_code/group1
+#   RECIPE       another recipe file to take the stage from
 #   MEMORY       memory flags (one GPU: --moments bf16; more: none, fp32 throughout)        TRAIN_FLAGS  more flags for train_findap
 #   FETCH_FLAGS  more flags for fintrain.py get, as --from PATH             TRIES     starts without progress (3)
 #   TRAIN        the program (./train_findap)                               LAUNCH    what starts it (mpirun ..., nothing on one GPU)
@@ -17,8 +18,8 @@
 # The arithmetic (--plan). 30,000 steps x 128,000 tokens = 3.84 G tokens, in rows of 8,000: 16 rows a step, so 16 GPUs is the most
 # that whole rows can feed. FLOPs a token: 6 x 7.505 G (matrix products, recomputation not counted) = 45.0 G, and up to 6.3 G of
 # attention (every row one document; short documents need less): 51.3 G, in all 1.73e20 to 1.97e20.
-#     1 GPU     87.4 to 90.0 h   measured: 11,850 to 12,200 tok/s on one H200
-#     8 GPUs    11.1 h           the goal: 12,000 tok/s a GPU (1.33 s a step); not measured yet
+#     1 GPU     87.4 to 93.4 h   measured: 12,200 to 11,425 tok/s on one H200, by card
+#     8 GPUs    10.8 to 11.6 h   measured: 12,320 (packed real documents) to 11,470 tok/s a GPU (rows of one document), by NCCL alone
 #     16 GPUs    5.6 h           if 12,000 tok/s a GPU held across two hosts; not measured, doc/scaling.md says what stands in its way
 # Not in it: evaluations (every 500 steps, forward only; about 4 % where the held-out 0.2 % is of as many tokens as are trained), loading,
 # checkpoints. The stage ends early when the dev loss has not fallen three times in a row.
@@ -41,13 +42,17 @@ done
 [ ${#words[@]} -gt 0 ] || words=(fetch prepare train)
 die() { echo "$group: error: $*" >&2; exit 1; }
 
-model=${MODEL:-MODEL_DIR} data=${DATA:-build/fintrain} shards=${SHARDS:-build/shards} out=${OUT:-build/llama_fin/$group}
 as=${AS:-paper} train=${TRAIN:-./train_findap} hostfile=${HOSTFILE:-}
 [ "$as" = paper ] || [ "$as" = code ] || die "AS is \"$as\", expected paper or code"
+apart=""
+[ "$as" = code ] && apart=_code
+model=${MODEL:-MODEL_DIR} data=${DATA:-build/fintrain} shards=${SHARDS:-build/shards$apart} out=${OUT:-build/llama_fin$apart/$group}
 recipe=${RECIPE:-data/recipes/findap-$as.json}
 [ -f "$recipe" ] || die "$recipe: there is no such recipe"
+wants() { case " ${words[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
 gpus=${GPUS:-$(nvidia-smi --list-gpus 2>/dev/null | grep -c . || true)}
-[[ $gpus =~ ^[1-9][0-9]*$ ]] || { $plan || $dry || die "no GPU found ---> say how many: GPUS=8"; gpus=8; }
+if [ -n "${GPUS-}" ] && ! [[ $GPUS =~ ^[1-9][0-9]*$ ]]; then die "GPUS is \"$GPUS\", expected a number from 1"; fi
+[ "$gpus" -gt 0 ] || { $plan || $dry || ! wants train || die "no GPU found ---> say how many: GPUS=8"; gpus=8; }
 memory=""
 [ "$gpus" -eq 1 ] && memory="--moments bf16"   # on one H200 fp32 moments and gradients leave no room for the activations
 memory=${MEMORY-$memory}
@@ -78,8 +83,8 @@ horizon = stage.get("steps") or f"that of {stage.get('epochs')} epochs"
 print(f"lr {stage['lr']:g}, {stage['schedule']}, warmup {stage['warmup']:.0%} of the horizon ({horizon if isinstance(horizon, str) else f'{horizon:,} steps'})")
 print(f"FLOPs a token: {low / 1e9:.1f} G in matrix products, {high / 1e9:.1f} G where every row is one document; in all {low * tokens:.3g} to {high * tokens:.3g}")
 def hours(rate, gpus): return tokens / rate / gpus / 3600
-print(f"   1 GPU  {hours(12200, 1):6.1f} to {hours(11850, 1):.1f} h   at 12,200 to 11,850 tok/s, measured on one H200")
-print(f"   8 GPUs {hours(12000, 8):6.1f} h           at 12,000 tok/s a GPU, the goal ({step / 12000 / 8:.2f} s a step); not measured yet")
+print(f"   1 GPU  {hours(12200, 1):6.1f} to {hours(11425, 1):.1f} h   at 12,200 to 11,425 tok/s, measured on one H200, by card")
+print(f"   8 GPUs {hours(12320, 8):6.1f} to {hours(11470, 8):.1f} h   at 12,320 (packed documents) to 11,470 tok/s a GPU (rows of one document), measured by NCCL alone")
 print(f"  16 GPUs {hours(12000, 16):6.1f} h           if 12,000 tok/s a GPU held across two hosts; not measured (doc/scaling.md)")
 print("not in it: evaluations, loading, checkpoints")
 PY
@@ -90,7 +95,12 @@ fi
 # fetch and prepare: the commands are those of `fintrain.py recipe`, less what is there already
 
 run() { echo "+ $*" >&2; if ! $dry; then "$@"; fi; }
-wants() { case " ${words[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
+# before hours of fetching: are the programs there?
+if ! $dry; then
+    ! wants prepare || [ -x build/prepare ] || die "build/prepare: there is no such program ---> make cpu"
+    ! wants train || command -v "$train" >/dev/null || die "$train: there is no such program ---> make, or TRAIN=PROGRAM"
+    ! wants train || [ "$gpus" -eq 1 ] || [ -n "${LAUNCH-}" ] || command -v mpirun >/dev/null || die "mpirun: there is no such program ---> install OpenMPI, or LAUNCH=srun ..."
+fi
 
 commands() { python3 data/fintrain.py recipe "$1" --as "$as" --data "$data" --shards "$shards" --tokenizer "$model"; }
 groups=(group1)   # group 2 uses the shards of group 1 again
@@ -118,8 +128,19 @@ while IFS= read -r line; do
         --tokenizer)        # build/prepare --tokenizer ... --out PREFIX FILE...
             wants prepare || continue
             for ((i = 0; i < ${#command[@]}; i++)); do [ "${command[i]}" = --out ] && prefix=${command[i + 1]}; done
-            if [ -f "$prefix.report.json" ]; then echo "$prefix: is there" >&2
-            else run "${command[@]}"; fi ;;
+            words_of=("${command[@]:3}")   # all but the program and the tokenizer, which group 2 finds elsewhere, and no folders
+            made_by="${words_of[*]##*/}"
+            if [ ! -f "$prefix.report.json" ]; then
+                run "${command[@]}"
+                $dry || printf '%s\n' "$made_by" >"$prefix.made_by"
+            elif [ -f "$prefix.made_by" ] && [ "$(<"$prefix.made_by")" != "$made_by" ]; then
+                die "$prefix: was made by other flags or of other files (\"$(<"$prefix.made_by")\", now \"$made_by\") ---> another SHARDS, or remove ${prefix}[-.]*"
+            else
+                echo "$prefix: is there" >&2
+                for file in "${command[@]}"; do
+                    [[ $file == *.jsonl && $file -nt $prefix.report.json ]] && echo "$group: warning: $file is newer than $prefix ---> remove ${prefix}[-.]* to make it again" >&2
+                done
+            fi ;;
     esac
 done <<<"$lines"
 
@@ -167,7 +188,7 @@ if $dry; then
     one_stage "${flags[3]}"
     alone=()   # one process counts for all: without the flags that are for several
     for ((i = 0; i < ${#flags[@]}; i++)); do
-        case ${flags[i]} in --zero | --watchdog) i=$((i + 1)) ;; *) alone+=("${flags[i]}") ;; esac
+        case ${flags[i]} in --zero | --watchdog | --shard-ranks | --links) i=$((i + 1)) ;; --zero=* | --watchdog=* | --shard-ranks=* | --links=*) ;; *) alone+=("${flags[i]}") ;; esac
     done
     "$train" "${alone[@]}" --dry-run
     exit 0

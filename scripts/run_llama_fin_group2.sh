@@ -8,14 +8,16 @@
 #
 # The arithmetic (--plan). 13,000 steps x 128,000 tokens = 1.664 G tokens (1.66 in the paper), 16 rows of 8,000 a step.
 # 45.0 to 51.3 GFLOP a token (see group 1), in all 7.49e19 to 8.54e19. Warmup 50 %: 6,500 steps.
-#     1 GPU     37.9 to 39.0 h   measured: 11,850 to 12,200 tok/s on one H200
-#     8 GPUs     4.8 h           the goal: 12,000 tok/s a GPU; not measured yet
+#     1 GPU     37.9 to 40.5 h   measured: 12,200 to 11,425 tok/s on one H200, by card
+#     8 GPUs     4.7 to 5.0 h    measured: 12,320 (packed real documents) to 11,470 tok/s a GPU (rows of one document), by NCCL alone
 #     16 GPUs    2.4 h           if 12,000 tok/s a GPU held across two hosts; not measured (doc/scaling.md)
 # The released code stopped here inside the warmup of a three-epoch schedule: AS=code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${MODEL-}" ]; then
-    MODEL=${GROUP1:-build/llama_fin/group1}   # GROUP1: the OUT of group 1
+    apart=""
+    [ "${AS:-paper}" = code ] && apart=_code
+    MODEL=${GROUP1:-build/llama_fin$apart/group1}   # GROUP1: the OUT of group 1
     [ -f "$MODEL/best/config.json" ] && MODEL=$MODEL/best
 fi
 export MODEL FINDAP_GROUP=group2

@@ -14,7 +14,9 @@ import importlib.util
 import io
 import json
 import os
+import resource
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -323,7 +325,30 @@ class BadInput(Case):
         table.write_text("question,answer\n1+1?,2\n1+2?,3,4\n")
         self.refused(f"{table}:2: the row has 3 fields, expected 2 as in the header", source=table)
         table.write_text('question,answer\n1+1?,"2\n')
-        self.refused(f"{table}: is not CSV", source=table)
+        self.refused(f"{table}:2: is not CSV", source=table)
+        table.write_bytes(b"question,answer\n1+1?,2\n1+2?,\xe9\n")
+        self.refused(f"{table}:3: is not UTF-8 (byte 6 is 0xe9)", source=table)
+
+    def test_folder_of_other_sets(self):
+        folder = self.write("sets/CREAK/train.jsonl", [self.good]).parent.parent
+        self.refused(f"--from {folder}: holds no GSM8K/ and no GSM8K.jsonl, but CREAK", "--->", source=folder)
+
+    def test_not_a_number(self):     # how tables write null: no text
+        source = self.write("train.jsonl", [self.good, {"question": float("nan"), "answer": "2"}])
+        self.assertEqual(self.get("GSM8K", source, "--allow-size-mismatch"), 0, self.stderr)
+        rows = self.meta("GSM8K")["rows"]
+        self.assertEqual((rows["written"], rows["dropped"]), (1, {"empty prompt": 1}))
+
+    def test_full_disk(self):
+        source = self.write("train.jsonl", [self.good] * 2000)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))     # a write beyond fails as on a full disk
+        try:
+            self.refused(f"{self.out / 'GSM8K.jsonl'}: cannot be written: File too large", source=source)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, old)
 
     def test_splits_are_not_mixed(self):
         folder = self.dir / "gsm8k"
