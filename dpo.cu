@@ -666,7 +666,7 @@ FN int dpo_with_options(TrainOptions *o, DpoOptions *options, bool by_epochs, bo
     result = dpo_run(&d, by_epochs, e);
     Error lost;
     if (result == 1) train_checkpoint_poll(t, true, &lost);   // a run that ends in an error, on all ranks, leaves its last checkpoint
-    if (result == 0 && (!state_same(t->model, e) || !train_checkpoint(t, true, e) || !train_save_all(t, e))) result = 1;
+    if (result == 0 && (!state_same(t->model, e) || !train_keep_all(t, e))) result = 1;
     if (result == 0) {
         log_record(&t->log, json_pack("{s:s,s:I,s:I,s:I,s:I}", "event", "done", "step", (json_int_t)t->progress.step, "tokens_total", (json_int_t)t->progress.tokens_total, "trained_targets_total",
                                       (json_int_t)t->progress.trained_total, "skipped_steps_total", (json_int_t)t->progress.skipped_total));

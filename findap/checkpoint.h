@@ -681,13 +681,14 @@ FN bool checkpoint_commit(CheckpointWriter *w, const StateFile *files, int n, bo
         if (there && rename(replaced, final) != 0) warn("%s: cannot be renamed back: %s", replaced, strerror(errno));
     }
     ok = ok && sync_directory_of(final, e) && sync_directory_of(directory, e);   // the second: `checkpoints` itself may be new
-    int64_t kept = 0, *steps = ok ? checkpoint_list(w->out, false, &kept) : NULL;
-    for (int64_t i = w->keep; i < kept; i++) {   // renamed first: one that is deleted by half must not be found under its name
+    int64_t kept = 0, later = 0, *steps = ok ? checkpoint_list(w->out, false, &kept) : NULL;
+    while (later < kept && steps[later] > w->step) later++;   // damaged ones, which --resume stepped over: they are none of those to keep
+    for (int64_t i = later + w->keep; i < kept; i++) {   // renamed first: one that is deleted by half must not be found under its name
         char *old = checkpoint_path(w->out, steps[i], ""), *aside = checkpoint_path(w->out, steps[i], ".old");
         if (rename(old, aside) != 0) remove_directory(old);
         free(old); free(aside);
     }
-    if (ok && (there || kept > w->keep)) {
+    if (ok && (there || kept - later > w->keep)) {
         w->cleaning = !wait && checkpoint_start_thread(&w->cleaner, checkpoint_clean, w);
         if (!w->cleaning) checkpoint_clean(w);
     }
@@ -1059,6 +1060,7 @@ FN CheckpointResult checkpoint_load(const char *out, int64_t step, Model *m, Pro
     bool ok = files != NULL, differs = ok && json_difference(identity, json_object_get(j, "identity"), "", difference, sizeof difference);
     if (differs) ok = fail(e, "%s: belongs to another run: %s ---> give the same flags, recipe, model and data, or another --out", directory, difference);
     ok = ok && progress_from_json(json_object_get(j, "progress"), manifest, &loaded, e);
+    if (ok && loaded.step != step) ok = fail(e, "%s: is of step %" PRId64 ", its directory's name says %" PRId64, manifest, loaded.step, step);
     if (comm_max_i64(c, differs, "whose checkpoint is it?") != 0) result = CHECKPOINT_OTHER;
     ok = comm_agree(c, ok, e, "a checkpoint's manifest") && checkpoint_load_state(m, directory, files, num_files, 0, e);
     if (ok) { free(p->dev); *p = loaded; result = CHECKPOINT_LOADED; }
@@ -1078,6 +1080,24 @@ FN int64_t *checkpoint_steps(Comm *c, const char *out, bool remove_unfinished, i
     return steps;
 }
 
+// What cannot be opened, for want of rights or of a working disk, is not damaged: it may be whole, and to go on from an older one would throw work away.
+FN bool checkpoint_readable(const char *out, int64_t step, Error *e) {
+    char *directory = checkpoint_path(out, step, "");
+    DIR *d = opendir(directory);
+    int why = d || errno == ENOENT || errno == ENOTDIR ? 0 : errno;
+    bool ok = !why || fail(e, "%s: cannot be read: %s ---> put that right; --resume goes on from an older checkpoint only when this one is away", directory, strerror(why));
+    for (struct dirent *entry; ok && d && (entry = readdir(d));) {
+        char *path = path_join(directory, entry->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0 && errno != ENOENT && errno != ELOOP && errno != ENXIO) ok = fail(e, "%s: cannot be read: %s ---> put that right; --resume goes on from an older checkpoint only when this one is away", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        free(path);
+    }
+    if (d) closedir(d);
+    free(directory);
+    return ok;
+}
+
 // Loads the newest good checkpoint of OUT; warns about damaged ones. Collective. False with an error when there are some and none will
 // do; *found false (and true) when there is none at all.
 FN bool checkpoint_resume(const char *out, Model *m, Progress *p, const json_t *identity, bool *found, Error *e) {
@@ -1090,6 +1110,7 @@ FN bool checkpoint_resume(const char *out, Model *m, Progress *p, const json_t *
         CheckpointResult r = checkpoint_load(out, steps[i], m, p, identity, &why);
         if (r == CHECKPOINT_LOADED) { *found = true; break; }
         if (r == CHECKPOINT_OTHER) { ok = fail(e, "%s", why.text); break; }
+        if (!comm_agree(c, checkpoint_readable(out, steps[i], e), e, "reading a checkpoint")) { ok = false; break; }
         if (c->rank == 0) warn("checkpoint of step %" PRId64 " is damaged (%s) ---> the one before it is tried", steps[i], why.text);
     }
     if (ok && n > 0 && !*found) ok = fail(e, "%s/checkpoints: none of the %" PRId64 " checkpoints is whole ---> start again with --overwrite", out, n);

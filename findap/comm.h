@@ -9,7 +9,8 @@
 //
 // A rank that is gone or hangs. When a process dies, mpirun and srun end the others. When one hangs, the others wait in a collective: a watchdog
 // thread sees that a wait has lasted longer than `deadline` seconds, says so, and ends the job with MPI_Abort. Waits that may rightly be long (one rank
-// writes a file, the others wait) are marked patient.
+// writes a file, the others wait) are marked patient, and last as long as they like. But a process that is stopped is noticed whatever the others do: the watchdogs of a
+// host's ranks count in memory that they share, and one that no longer counts for `deadline` seconds ends the job too.
 #ifndef FINDAP_COMM_H
 #define FINDAP_COMM_H
 #include "common.h"    // defines: die, fail, Error
@@ -22,6 +23,8 @@
 #include <mpi.h>       // defines: MPI_*
 #endif
 
+typedef struct { volatile uint32_t beat; int32_t rank, process; uint32_t said; } CommBeat;   // a rank's, which its watchdog counts up. said, of the host's first: why the job ends has been said
+#define COMM_ENDED UINT32_MAX   // a beat: it does not count any more, rightly
 typedef struct Comm Comm;
 struct Comm {
     int rank, size, local_rank;      // local_rank: among the ranks of this host
@@ -38,6 +41,8 @@ struct Comm {
     volatile double waiting_since;
     const char *volatile waiting_for;
     volatile bool ending;
+    CommBeat *beats;                 // (num_beats) of this host's ranks; NULL: no memory to share, one rank
+    int num_beats;
     // what else the watchdog asks: are the links of the GPUs broken? Returns why, NULL: they are not. Both under `lock`, see comm_watch_links
     const char *(*broken)(void *links);
     void *links;
@@ -55,27 +60,77 @@ __attribute__((noreturn)) FN void comm_abort(const Comm *c, int status) {
 }
 
 #ifdef FINDAP_MPI
+// Memory that the ranks of a host share, for their beats. Collective over `host`; NULL on all of them where one cannot
+FN CommBeat *comm_share_beats(MPI_Comm host, int rank, int size) {
+    char path[64] = "";
+    int fd = -1, good, all = 0;
+    const size_t bytes = (size_t)size * sizeof(CommBeat);
+    if (rank == 0) {
+        snprintf(path, sizeof path, "/dev/shm/findap.%d.XXXXXX", (int)getpid());
+        if ((fd = mkstemp(path)) < 0 || ftruncate(fd, (off_t)bytes) != 0) { if (fd >= 0) unlink(path); path[0] = 0; }
+    }
+    MPI_Bcast(path, (int)sizeof path, MPI_CHAR, 0, host);
+    if (rank != 0 && path[0]) fd = open(path, O_RDWR | O_CLOEXEC);
+    void *beats = fd >= 0 && path[0] ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    good = beats != MAP_FAILED;
+    MPI_Allreduce(&good, &all, 1, MPI_INT, MPI_MIN, host);
+    if (rank == 0 && path[0]) unlink(path);   // who has mapped it keeps it
+    if (fd >= 0) close(fd);
+    if (good && !all) munmap(beats, bytes);
+    return all ? (CommBeat *)beats : NULL;
+}
+// The end, by a watchdog: one of a host's ranks says why and ends the job, the others wait for that.
+FN void comm_give_up(Comm *c, const char *why) {
+    if (!c->beats || __sync_bool_compare_and_swap(&c->beats[0].said, 0u, 1u)) fprintf(stderr, "%s: error: %s\n", program_name, why);
+    else sleep(5);
+    comm_abort(c, 1);
+}
+// One turn of a watchdog, `passed` seconds after the last: counts, and looks at the others of this host. still (num_beats): seconds since each last counted, seen: its count then.
+// Gives the most of these seconds; a process that has stopped for longer than the deadline ends the job.
+FN double comm_look_around(Comm *c, uint32_t *seen, double *still, double passed) {
+    double most = 0;
+    int worst = 0;
+    char why[512];
+    if (!c->beats) return 0;
+    c->beats[c->local_rank].beat++;
+    for (int k = 0; k < c->num_beats; k++) {
+        const uint32_t beat = c->beats[k].beat;
+        still[k] = k == c->local_rank || beat == COMM_ENDED || beat != seen[k] ? 0 : still[k] + passed;
+        seen[k] = beat;
+        if (still[k] > most) { most = still[k]; worst = k; }
+    }
+    if (c->deadline > 0 && most > c->deadline) {
+        snprintf(why, sizeof why, "rank %d (process %d of its host) has stood still for %.0f s: it hangs, or was stopped; the job ends ---> the same command with --resume goes on from the last checkpoint; "
+                                  "--watchdog sets the time", c->beats[worst].rank, c->beats[worst].process, most);
+        comm_give_up(c, why);
+    }
+    return most;
+}
 FN void *comm_watch(void *argument) {
     Comm *c = (Comm *)argument;
-    double since = 0, waited = 0;
+    double since = 0, waited = 0, *still = (double *)xcalloc(c->num_beats + 1, sizeof(double));
+    uint32_t *seen = (uint32_t *)xcalloc(c->num_beats + 1, sizeof(uint32_t));
+    char text[1024];
     while (!c->ending) {
         usleep(200000);
+        const bool stopped = comm_look_around(c, seen, still, 0.2) > 1;
         pthread_mutex_lock(&c->lock);
         const char *why = c->broken ? c->broken(c->links) : NULL;
         pthread_mutex_unlock(&c->lock);
         if (why) {
-            fprintf(stderr, "%s: error: rank %d: the links to other GPUs are broken (%s); the job ends ---> NCCL_DEBUG=INFO tells more; the same command with --resume goes on from the last checkpoint\n", program_name, c->rank, why);
-            comm_abort(c, 1);
+            snprintf(text, sizeof text, "rank %d: the links to other GPUs are broken (%s); the job ends ---> NCCL_DEBUG=INFO tells more; the same command with --resume goes on from the last checkpoint", c->rank, why);
+            comm_give_up(c, text);
         }
         double now = c->waiting_since;
         waited = now > 0 && now == since ? waited + 0.2 : 0;   // in this thread's own time: a job that was suspended has not waited
         since = now;
-        if (c->deadline > 0 && waited > c->deadline) {
-            fprintf(stderr, "%s: error: rank %d has waited %.0f s for the others (%s): a rank hangs, or a machine or link is gone; the job ends ---> the same command with --resume goes on from the last checkpoint; "
-                            "--watchdog sets the time\n", program_name, c->rank, waited, c->waiting_for ? c->waiting_for : "?");
-            comm_abort(c, 1);
+        if (c->deadline > 0 && waited > c->deadline && !stopped) {   // a process that was stopped is about to be named
+            snprintf(text, sizeof text, "rank %d has waited %.0f s for the others (%s): a rank hangs, or a machine or link is gone; the job ends ---> the same command with --resume goes on from the last checkpoint; "
+                                        "--watchdog sets the time", c->rank, waited, c->waiting_for ? c->waiting_for : "?");
+            comm_give_up(c, text);
         }
     }
+    free(seen); free(still);
     return NULL;
 }
 // From now on the watchdog asks broken(links) five times a second; broken NULL: no more, and it is not asking now either
@@ -121,6 +176,9 @@ FN bool comm_begin(Comm *c, double deadline, Error *e) {
     MPI_Comm_rank(host, &c->local_rank);
     c->host = c->rank;
     MPI_Bcast(&c->host, 1, MPI_INT, 0, host);
+    MPI_Comm_size(host, &c->num_beats);
+    c->beats = comm_share_beats(host, c->local_rank, c->num_beats);
+    if (c->beats) { c->beats[c->local_rank].rank = c->rank; c->beats[c->local_rank].process = (int32_t)getpid(); }
     MPI_Comm_free(&host);
     pthread_mutex_init(&c->lock, NULL);
     c->watched = pthread_create(&c->watchdog, NULL, comm_watch, c) == 0;
@@ -135,7 +193,10 @@ FN void comm_end(Comm *c) {
     if (!c->parallel) return;
     c->ending = true;
     if (c->watched) pthread_join(c->watchdog, NULL);
+    if (c->beats) c->beats[c->local_rank].beat = COMM_ENDED;
     MPI_Finalize();
+    if (c->beats) munmap(c->beats, (size_t)c->num_beats * sizeof(CommBeat));
+    c->beats = NULL;
     c->parallel = c->watched = false;
     die_with = NULL;
 #endif

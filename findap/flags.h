@@ -54,6 +54,11 @@ FN bool flag_set(Flag *f, const char *text, Error *e) {
     return true;
 }
 
+FN bool flag_is_path(const Flag *f) {
+    static const char *const paths[] = {"DIR", "FILE", "SHARD", "PREFIX", "NAME|FILE"};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) if (strcmp(f->argument, paths[i]) == 0) return f->type == FLAG_STRING || f->type == FLAG_LIST;
+    return false;
+}
 // Parses argv[first..]. Words that belong to no flag go to `rest` (NULL: they are an error). *help is set by --help.
 FN bool flags_parse(int argc, char **argv, int first, Flag *flags, int n, StringList *rest, bool *help, Error *e) {
     *help = false;
@@ -81,6 +86,7 @@ FN bool flags_parse(int argc, char **argv, int first, Flag *flags, int n, String
             const char *word = equals ? equals + 1 : a + 1 < argc && strncmp(argv[a + 1], "--", 2) != 0 ? argv[++a] : NULL;
             if (!word) return fail(e, "%s needs at least one %s", f->name, f->argument);
             while (word) {
+                if (!word[0] && flag_is_path(f)) return fail(e, "%s has an empty word, expected a %s", f->name, f->argument);
                 list->items = (const char **)xrealloc(list->items, list->n + 1, sizeof(char *));
                 list->items[list->n++] = word;
                 word = a + 1 < argc && strncmp(argv[a + 1], "--", 2) != 0 ? argv[++a] : NULL;
@@ -88,6 +94,9 @@ FN bool flags_parse(int argc, char **argv, int first, Flag *flags, int n, String
         } else {
             const char *text = equals ? equals + 1 : a + 1 < argc ? argv[++a] : NULL;
             if (!text) return fail(e, "%s needs a value: %s", f->name, f->argument);
+            for (int i = 0; i < n && !equals; i++)   // an empty variable of a shell
+                if (strcmp(flags[i].name, text) == 0) return fail(e, "%s needs a value: %s, found the flag %s ---> %s=%s if that is meant", f->name, f->argument, text, f->name, text);
+            if (!text[0] && flag_is_path(f)) return fail(e, "%s is empty, expected a %s", f->name, f->argument);
             if (!flag_set(f, text, e)) return false;
         }
     }

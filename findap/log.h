@@ -36,6 +36,11 @@ FN bool log_open(Log *l, const char *out, bool quiet, int64_t every, bool trunca
     bool ok = l->file != NULL || fail(e, "%s: cannot be written: %s", path, strerror(errno));
     if (ok && flock(fileno(l->file), LOCK_EX | LOCK_NB) != 0) ok = fail(e, "%s: another run is writing here ---> use another --out, or wait for it to end", path);
     if (ok && truncate && ftruncate(fileno(l->file), 0) != 0) ok = fail(e, "%s: cannot be emptied: %s", path, strerror(errno));
+    char last = '\n';   // a record that a crash or a full disk cut off stays by itself
+    int fd = ok ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    struct stat st;
+    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0 && pread(fd, &last, 1, st.st_size - 1) == 1 && last != '\n') fputc('\n', l->file);
+    if (fd >= 0) close(fd);
     free(path);
     if (!ok && l->file) { fclose(l->file); l->file = NULL; }
     return ok;

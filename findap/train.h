@@ -255,6 +255,9 @@ FN bool train_out_reachable(const char *out, Error *e) {
     }
     bool ok = is_directory(p) ? true : fail(e, "--out %s: %s is not a directory ---> choose another path", out, p);
     if (ok && access(p, W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, p, strerror(errno));
+    char *checkpoints = path_join(out, "checkpoints");
+    if (ok && is_directory(checkpoints) && access(checkpoints, W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, checkpoints, strerror(errno));
+    free(checkpoints);
     int fd = ok ? open(log, O_RDWR | O_CLOEXEC | O_NONBLOCK) : -1;
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) ok = fail(e, "%s: another run is writing here ---> use another --out, or wait for it to end", log);
     if (fd >= 0) close(fd);
@@ -515,9 +518,8 @@ FN bool train_save_best(Train *t, Error *e) {
         ok = ok && sync_directory_of(path, e);
         remove_directory(temporary);
     }
-    comm_barrier(t->comm, "saving the best model", true);
     free(path); free(temporary);
-    return ok;
+    return comm_agree(t->comm, ok, e, "saving the best model");
 }
 
 // The loss on the stage's dev rows, by stream; keeps the best model. A signal ends it early: then nothing is recorded, and the
@@ -545,13 +547,13 @@ FN void train_evaluate(Train *t, double *sums, int64_t *counts) {
     double loss = targets ? sum / (double)targets : NAN;
     p->dev_stage_step = p->stage_step;
     progress_dev_add(p, loss);
-    bool best = loss < p->best_dev;   // false for NaN
-    if (best) { p->best_dev = loss; p->best_dev_step = p->step; p->dev_without_gain = 0; }
-    else p->dev_without_gain++;
+    const bool best = loss < p->best_dev;   // false for NaN
+    p->dev_without_gain = best ? 0 : p->dev_without_gain + 1;
     train_losses(t, s, sums, counts);
-    log_dev(&t->log, t->recipe->stages[p->stage].name, p->step, p->stage_step, loss, targets, p->best_dev, seconds_now() - begin, t->losses, s->num_streams);
+    log_dev(&t->log, t->recipe->stages[p->stage].name, p->step, p->stage_step, loss, targets, best ? loss : p->best_dev, seconds_now() - begin, t->losses, s->num_streams);
     Error e;
-    if (best && p->step > 0 && !train_save_best(t, &e) && t->comm->rank == 0) warn("the best model was not saved: %s", e.text);
+    if (best && (p->step == 0 || train_save_best(t, &e))) { p->best_dev = loss; p->best_dev_step = p->step; }   // that of the model in best/, whatever came later
+    else if (best && t->comm->rank == 0) warn("the best model was not saved: %s ---> the next that is better than the one in best/ will be", e.text);
 }
 
 FN void train_checkpoint_failed(const Train *t, int64_t step, const Error *why) {
@@ -581,6 +583,14 @@ FN bool train_checkpoint(Train *t, bool wait, Error *e) {
     t->saved_step = t->progress.step;
     log_say(&t->log, "checkpoint of step %" PRId64 " in %.1f s\n", t->progress.step, seconds_now() - begin);
     return true;
+}
+
+// The end: the last checkpoint and the model. A disk without room for the first, six times as large, does not cost the second.
+FN bool train_keep_all(Train *t, Error *e) {
+    Error why;
+    const bool kept = train_checkpoint(t, true, &why), saved = train_save_all(t, e);
+    if (!kept && t->comm->rank == 0) warn("no checkpoint of step %" PRId64 ", the last: %s ---> %s, the last good checkpoint is untouched", t->progress.step, why.text, saved ? "the model is saved" : "nor is the model saved");
+    return saved;
 }
 
 // All stages from the cursor on. Returns 0 when done, EXIT_STOPPED, or 1 with an error.
@@ -916,7 +926,7 @@ FN int train_with_recipe(TrainOptions *o, Recipe *recipe, int argc, char **argv,
     result = train_run(&t, sums, counts, e);
     Error lost;
     if (result == 1) train_checkpoint_poll(&t, true, &lost);   // a run that ends in an error, on all ranks, leaves its last checkpoint
-    if (result == 0 && (!state_same(t.model, e) || !train_checkpoint(&t, true, e) || !train_save_all(&t, e))) result = 1;
+    if (result == 0 && (!state_same(t.model, e) || !train_keep_all(&t, e))) result = 1;
     if (result == 0) {
         json_t *j = json_pack("{s:s,s:I,s:I,s:I,s:I}", "event", "done", "step", (json_int_t)t.progress.step, "tokens_total", (json_int_t)t.progress.tokens_total,
                               "trained_targets_total", (json_int_t)t.progress.trained_total, "skipped_steps_total", (json_int_t)t.progress.skipped_total);

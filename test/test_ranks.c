@@ -1,6 +1,7 @@
 // test_ranks.c: several processes under mpirun, with the CPU twin: 1, 2 and 4 ranks give the same losses in every ZeRO stage, also where groups of them
 // share the state and have replicas; a run goes on with another number of ranks; a rank that is killed or hangs ends the job with one line, and nothing is lost. Uses the programs built beside it.
 #include "findap/common.h"
+#include <sys/ptrace.h>
 #include <sys/wait.h>   // defines: waitpid
 #include "check.h"
 #include "scratch.h"    // defines: directory, setup, teardown, in
@@ -306,7 +307,9 @@ static void test_a_killed_rank_ends_the_job_and_a_resume_goes_on(void **state) {
     assert_int_equal(run("cmp %s %s", in("killed/model.safetensors"), in("whole/model.safetensors")), 0);
 }
 
-static void hang(int ranks, const char *out, const char *way) {
+static int count(const char *text, const char *of) { int n = 0; for (const char *p = text; (p = strstr(p, of)) != NULL; p++) n++; return n; }
+// alone: only the thread that trains stands still (as one in a system call that does not return), not the process
+static void hang(int ranks, const char *out, const char *way, bool alone, const char *words) {
     char flags[512];
     pid_t pids[16];
     int status;
@@ -316,19 +319,41 @@ static void hang(int ranks, const char *out, const char *way) {
     int n = ranks_of(out, pids);
     assert_int_equal(n, ranks);
     double begin = seconds_now();
-    kill(pids[1], SIGSTOP);
+    if (!alone) kill(pids[1], SIGSTOP);
+    else if (ptrace(PTRACE_SEIZE, pids[1], NULL, NULL) != 0 || ptrace(PTRACE_INTERRUPT, pids[1], NULL, NULL) != 0) {
+        printf("skipped: one thread that stands still: ptrace: %s\n", strerror(errno));
+        kill(job, SIGTERM);
+        waitpid(job, &status, 0);
+        return;
+    }
     waitpid(job, &status, 0);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) fail_msg("the job ended well");
     if (seconds_now() - begin > 30) fail_msg("it took %.0f s", seconds_now() - begin);
     kill(pids[1], SIGKILL); kill(pids[1], SIGCONT);
     run("cat %s", in("job.log"));
-    if (!strstr(output, "a rank hangs")) fail_msg("no word of it: %s", output);
+    if (!strstr(output, words)) fail_msg("no word of it: %s", output);
+    if (count(output, "train_findap: error: ") != 1) fail_msg("not one line: %s", output);
 }
 static void test_a_hanging_rank_ends_the_job_in_time(void **state) {
     (void)state;
     NEED_RANKS
-    hang(2, "hung", "");
-    hang(4, "hung4", "--shard-ranks 2 --zero 3");   // the others wait in groups
+    hang(2, "hung", "", true, "a rank hangs");
+    hang(4, "hung4", "--shard-ranks 2 --zero 3", true, "a rank hangs");   // the others wait in groups
+    hang(4, "stopped", "--shard-ranks 2 --zero 3", false, "has stood still for 2 s");
+    // and where the others may wait as long as they like: while rank 1 makes the model
+    char flags[512];
+    pid_t pids[16];
+    int status, n = 0;
+    snprintf(flags, sizeof flags, "--watchdog 2 --steps 100000 --checkpoint-every 0 --out %s", in("early"));
+    pid_t job = start(2, flags);
+    for (int i = 0; i < 1000 && (n = ranks_of("early", pids)) < 2; i++) usleep(10000);
+    assert_int_equal(n, 2);
+    for (int i = 0; i < 1000 && run("grep -q /dev/shm/findap. /proc/%d/maps && grep -q /dev/shm/findap. /proc/%d/maps", (int)pids[0], (int)pids[1]) != 0; i++) usleep(1000);   // they have joined the job
+    kill(pids[1], SIGSTOP);
+    waitpid(job, &status, 0);
+    kill(pids[1], SIGKILL); kill(pids[1], SIGCONT);
+    run("cat %s", in("job.log"));
+    if (!strstr(output, "has stood still for 2 s")) fail_msg("no word of it: %s", output);
 }
 
 static void test_a_signal_to_one_rank_stops_all_with_a_checkpoint(void **state) {
@@ -358,6 +383,10 @@ static void test_errors_are_said_once(void **state) {
     int n = 0;
     for (const char *p = output; (p = strstr(p, "train_findap: error:")) != NULL; p++) n++;
     assert_int_equal(n, 1);
+    must(1, 1, "--out ''");   // variables of a shell that are not set
+    assert_non_null(strstr(output, "error: --out is empty, expected a DIR"));
+    must(1, 1, "--out --resume");
+    assert_non_null(strstr(output, "error: --out needs a value: DIR, found the flag --resume"));
     snprintf(flags, sizeof flags, "--out %s", in("one"));   // there is a run already
     must(1, 2, flags);
     assert_non_null(strstr(output, "--resume goes on"));
@@ -374,6 +403,26 @@ static void test_errors_are_said_once(void **state) {
     status = run("%s -np 1 %s/train_findap_cpu %s --steps 3 --out %s : -np 1 %s/train_findap_cpu %s --steps 3 --nonsense --out %s 2>&1", mpirun, build, small, in("y"), build, small, in("y"));
     if (status != 1 || !strstr(output, "--nonsense")) fail_msg("status %d: %s", status, output);
     assert_false(is_directory(in("y/checkpoints")));
+}
+
+// A damaged checkpoint that --resume stepped over is none of those to keep, one under another's name is damaged too, and a record that was cut off stays by itself
+static void test_damage_is_stepped_over(void **state) {
+    (void)state;
+    if (no_programs) { skip(); return; }
+    char flags[512];
+    const char *out = in("dented");
+    snprintf(flags, sizeof flags, "--step-tokens 256 --steps 12 --checkpoint-every 4 --keep 2 --stop-after-steps 10 --quiet --out %s", out);
+    must(3, 1, flags);   // steps 8 and 10
+    assert_int_equal(run("truncate -s -1 %s/checkpoints/step_00000010/state.safetensors && cp -r %s/checkpoints/step_00000008 %s/checkpoints/step_00000077 && truncate -s -20 %s/log.jsonl 2>&1", out, out, out, out), 0);
+    snprintf(flags, sizeof flags, "--step-tokens 256 --steps 12 --checkpoint-every 4 --keep 1 --stop-after-steps 1 --resume --out %s", out);
+    must(3, 1, flags);
+    assert_non_null(strstr(output, "checkpoint of step 10 is damaged"));
+    assert_non_null(strstr(output, "is of step 8, its directory's name says 77"));
+    assert_non_null(strstr(output, "resumed after step 8"));
+    assert_int_equal(run("cd %s/checkpoints && test -e step_00000009 -a ! -e step_00000008", out), 0);
+    assert_int_equal(run("grep -q '^{\"event\":\"resume\"' %s/log.jsonl && [ $(grep -vc '}$' %s/log.jsonl) = 1 ]", out, out), 0);
+    snprintf(flags, sizeof flags, "--step-tokens 256 --steps 12 --checkpoint-every 4 --keep 1 --quiet --resume --out %s", out);
+    must(0, 1, flags);
 }
 
 // The disk fails at the k-th call by which the program changes what is under checkpoints/, for every k, or the program is killed there: the run goes on
@@ -410,7 +459,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_the_gradient_of_all_ranks_is_that_of_one), cmocka_unit_test(test_a_run_goes_on_with_another_number_of_ranks),
         cmocka_unit_test(test_an_adapter_is_the_same_with_any_number_of_ranks),
         cmocka_unit_test(test_a_killed_rank_ends_the_job_and_a_resume_goes_on), cmocka_unit_test(test_a_hanging_rank_ends_the_job_in_time),
-        cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once), cmocka_unit_test(test_the_disk_fails_at_any_call),
+        cmocka_unit_test(test_a_signal_to_one_rank_stops_all_with_a_checkpoint), cmocka_unit_test(test_errors_are_said_once), cmocka_unit_test(test_damage_is_stepped_over), cmocka_unit_test(test_the_disk_fails_at_any_call),
     };
     int failed = cmocka_run_group_tests(tests, prepare, teardown);
     free(output);
