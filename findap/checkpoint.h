@@ -1082,19 +1082,19 @@ FN int64_t *checkpoint_steps(Comm *c, const char *out, bool remove_unfinished, i
 
 // What cannot be opened, for want of rights or of a working disk, is not damaged: it may be whole, and to go on from an older one would throw work away.
 FN bool checkpoint_readable(const char *out, int64_t step, Error *e) {
-    char *directory = checkpoint_path(out, step, "");
+    char *directory = checkpoint_path(out, step, ""), *path = xstrdup(directory);
     DIR *d = opendir(directory);
     int why = d || errno == ENOENT || errno == ENOTDIR ? 0 : errno;
-    bool ok = !why || fail(e, "%s: cannot be read: %s ---> put that right; --resume goes on from an older checkpoint only when this one is away", directory, strerror(why));
-    for (struct dirent *entry; ok && d && (entry = readdir(d));) {
-        char *path = path_join(directory, entry->d_name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (fd < 0 && errno != ENOENT && errno != ELOOP && errno != ENXIO) ok = fail(e, "%s: cannot be read: %s ---> put that right; --resume goes on from an older checkpoint only when this one is away", path, strerror(errno));
-        if (fd >= 0) close(fd);
+    for (struct dirent *entry; !why && d && (entry = readdir(d));) {
         free(path);
+        path = path_join(directory, entry->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0 && errno != ENOENT && errno != ELOOP && errno != ENXIO) why = errno;   // what is not there, or no file, is damage
+        if (fd >= 0) close(fd);
     }
+    bool ok = !why || fail(e, "%s: cannot be read: %s ---> put that right; --resume goes on from an older checkpoint only when this one is away", path, strerror(why));
     if (d) closedir(d);
-    free(directory);
+    free(path); free(directory);
     return ok;
 }
 
