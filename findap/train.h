@@ -246,7 +246,7 @@ FN bool train_input_kept(const char *flag, const char *input, const char *out, E
 
 // Can OUT be made and written, and does no other run write there? Looks only, long before train_out_directory does it: a model takes its time to load.
 FN bool train_out_reachable(const char *out, Error *e) {
-    char *p = xstrdup(out), *log = path_join(out, "log.jsonl");
+    char *p = xstrdup(out), *log = path_join(out, "log.jsonl"), *checkpoints = path_join(out, "checkpoints");
     while (!file_exists(p)) {   // up to what is there
         char *slash = strrchr(p, '/');
         if (slash && slash != p) { *slash = 0; continue; }
@@ -254,14 +254,13 @@ FN bool train_out_reachable(const char *out, Error *e) {
         p = xstrdup(slash ? "/" : ".");
     }
     bool ok = is_directory(p) ? true : fail(e, "--out %s: %s is not a directory ---> choose another path", out, p);
-    if (ok && access(p, W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, p, strerror(errno));
-    char *checkpoints = path_join(out, "checkpoints");
-    if (ok && is_directory(checkpoints) && access(checkpoints, W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, checkpoints, strerror(errno));
-    free(checkpoints);
+    const char *const written[] = {p, checkpoints};
+    for (int i = 0; i < 2; i++)
+        if (ok && is_directory(written[i]) && access(written[i], W_OK | X_OK) != 0) ok = fail(e, "--out %s: %s cannot be written: %s ---> choose an output path you may write to", out, written[i], strerror(errno));
     int fd = ok ? open(log, O_RDWR | O_CLOEXEC | O_NONBLOCK) : -1;
     if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0) ok = fail(e, "%s: another run is writing here ---> use another --out, or wait for it to end", log);
     if (fd >= 0) close(fd);
-    free(p); free(log);
+    free(p); free(log); free(checkpoints);
     return ok;
 }
 
