@@ -100,7 +100,7 @@ FN double comm_look_around(Comm *c, uint32_t *seen, double *still, double passed
         if (still[k] > most) { most = still[k]; worst = k; }
     }
     if (c->deadline > 0 && most > c->deadline) {
-        snprintf(why, sizeof why, "rank %d (process %d of its host) has stood still for %.0f s: it hangs, or was stopped; the job ends ---> the same command with --resume goes on from the last checkpoint; "
+        snprintf(why, sizeof why, "rank %d (process %d of its host) has stood still for %.0f s: it hangs, was stopped or is gone; the job ends ---> the same command with --resume goes on from the last checkpoint; "
                                   "--watchdog sets the time", c->beats[worst].rank, c->beats[worst].process, most);
         comm_give_up(c, why);
     }
